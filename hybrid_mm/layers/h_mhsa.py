@@ -1,0 +1,271 @@
+"""Hierarchical multi-head self-attention (H-MHSA), arXiv 2106.03180.
+
+Attention over an image map costs O(N^2) for N positions. H-MHSA attends within small grids of neighbouring positions first
+and reaches the rest of the map through pooled tokens. Two forms exist: `HMHSA`, the two steps of the authors' released code,
+and `IterativeHMHSA`, the steps of the paper's text (v1/v2). Both map (B, C, H, W) to (B, C, H, W) at any H and W.
+
+This file needs torch alone.
+"""
+from typing import Callable, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class HMHSA(nn.Module):
+    """H-MHSA in the form of the authors' release: local attention in grids, then attention to a pooled map.
+
+    .. code-block:: text
+
+        q, k, v = split(conv1x1(norm(x)))
+        z   = grid_norm(x + attention of q, k, v inside grids)
+        k,v = split(conv1x1(pool_norm(average pool of z)))
+        out = conv1x1(attention of conv1x1(z) to all pooled k, v, plus z)
+
+    With ``grid_size=1`` it is plain global attention, ``out = conv1x1(attention of q, k, v)``, as in the release's last stage.
+
+    Where H or W is no multiple of the grid, the grids at the right and bottom edge hold fewer positions; the average pool
+    covers the positions that exist. At other sizes this is the release's arithmetic.
+
+    Args:
+        channels: C, a multiple of ``head_dim``.
+        head_dim: channels of one head.
+        grid_size: side of the grids in positions; 1 means global attention.
+        pool_ratio: kernel and stride of the average pool that makes the keys and values of the second step.
+        norm_layer: makes a norm from a channel count, ``nn.BatchNorm2d`` in TransCNN.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W), in the memory format of the input.
+
+    Raises:
+        ValueError: ``channels`` is no multiple of ``head_dim``, or a size is below 1.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 head_dim: int = 64,
+                 grid_size: int = 8,
+                 pool_ratio: int = 8,
+                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        _check_heads(channels, head_dim)
+        _check_at_least_one(grid_size=grid_size, pool_ratio=pool_ratio)
+        self.num_heads = channels // head_dim
+        self.grid_size = grid_size
+        self.pool_ratio = pool_ratio
+
+        self.norm = norm_layer(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        if grid_size > 1:
+            self.grid_norm = norm_layer(channels)
+            self.pool_norm = norm_layer(channels)
+            self.q = nn.Conv2d(channels, channels, 1)
+            self.kv = nn.Conv2d(channels, 2 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x))  # (B, 3C, H, W)
+        if self.grid_size == 1:
+            q, k, v = qkv.chunk(3, dim=1)
+            return self.proj(global_attention(q, k, v, self.num_heads))
+
+        local = grid_attention(qkv, self.num_heads, self.grid_size)
+        z = self.grid_norm(x + local)
+        pooled = self.pool_norm(_avg_pool(z, self.pool_ratio))  # (B, C, ceil(H/r), ceil(W/r))
+        k, v = self.kv(pooled).chunk(2, dim=1)
+        return self.proj(global_attention(self.q(z), k, v, self.num_heads) + z)
+
+    def extra_repr(self) -> str:
+        return f'num_heads={self.num_heads}, grid_size={self.grid_size}, pool_ratio={self.pool_ratio}'
+
+
+class IterativeHMHSA(nn.Module):
+    """H-MHSA in the form of the paper's text (v1/v2, section 3): attention in grids, repeated on ever smaller maps.
+
+    .. code-block:: text
+
+        a_0 = x + grid attention of norm_0(x), grids of G_0
+        x_i = max pool of a_{i-1} + average pool of a_{i-1}, kernel and stride G_{i-1}
+        a_i = x_i + grid attention of norm_i(x_i), grids of G_i
+        out = conv1x1(sum of all a_i, upsampled to H x W)
+
+    The paper's text leaves open how maps are upsampled and merged and whether steps share their weights. Decided here: the
+    sum, bilinear upsampling on cell centres, and separate projections unless ``share_qkv``. Every step runs at every size,
+    so that no parameter is without gradient.
+
+    Args:
+        channels: C, a multiple of ``head_dim``.
+        head_dim: channels of one head.
+        grid_sizes: (G_0, ..., G_M), one entry a step.
+        share_qkv: one query, key and value projection for all steps; the norms stay separate.
+        norm_layer: makes a norm from a channel count.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W), in the memory format of the input.
+
+    Raises:
+        ValueError: ``channels`` is no multiple of ``head_dim``, or ``grid_sizes`` is empty or holds a size below 1.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 head_dim: int = 64,
+                 grid_sizes: Sequence[int] = (8, 4, 2),
+                 share_qkv: bool = False,
+                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        _check_heads(channels, head_dim)
+        if not grid_sizes:
+            raise ValueError('grid_sizes=() is empty; give one grid size a step, such as (8, 4, 2)')
+        for size in grid_sizes:
+            _check_at_least_one(grid_sizes=size)
+        self.num_heads = channels // head_dim
+        self.grid_sizes = tuple(grid_sizes)
+        self.share_qkv = share_qkv
+
+        self.norms = nn.ModuleList(norm_layer(channels) for _ in self.grid_sizes)
+        self.qkvs = nn.ModuleList(
+            nn.Conv2d(channels, 3 * channels, 1) for _ in range(1 if share_qkv else len(self.grid_sizes)))
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[2:]
+        total, cell = None, 1  # one position of the current map stands for cell x cell positions of x
+        for i, grid_size in enumerate(self.grid_sizes):
+            qkv = self.qkvs[0 if self.share_qkv else i](self.norms[i](x))
+            a = x + grid_attention(qkv, self.num_heads, grid_size)
+            total = a if total is None else total + _upsample(a, cell, H, W)
+            x = _max_pool(a, grid_size) + _avg_pool(a, grid_size)
+            cell *= grid_size
+        return self.proj(total)
+
+    def extra_repr(self) -> str:
+        return f'num_heads={self.num_heads}, grid_sizes={self.grid_sizes}, share_qkv={self.share_qkv}'
+
+
+def global_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
+    """Multi-head attention of every position of one map to every position of another.
+
+    Args:
+        q: queries, (B, C, H, W).
+        k: keys, (B, C, h, w).
+        v: values, (B, C, h, w).
+        num_heads: heads that share C, in order [head, channel of the head].
+
+    Returns:
+        (B, C, H, W), in the memory format of q.
+    """
+    B, C, H, W = q.shape
+
+    def heads(t: Tensor) -> Tensor:  # (B, C, h, w) -> (B, heads, h*w, d); a view if t is channels_last
+        return t.permute(0, 2, 3, 1).reshape(B, -1, num_heads, C // num_heads).transpose(1, 2)
+
+    out = F.scaled_dot_product_attention(heads(q), heads(k), heads(v))
+    out = out.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)
+    return out.contiguous(memory_format=_memory_format(q))
+
+
+def grid_attention(qkv: Tensor, num_heads: int, grid_size: int) -> Tensor:
+    """Multi-head attention inside disjoint grids of neighbouring positions.
+
+    Args:
+        qkv: queries, keys and values, (B, 3C, H, W), channels in order [q | k | v], inside each [head, channel of the head].
+        num_heads: heads that share C.
+        grid_size: side of a grid in positions. A map smaller than this is one grid.
+
+    Returns:
+        (B, C, H, W), in the memory format of qkv.
+    """
+    B, C3, H, W = qkv.shape
+    C = C3 // 3
+    # a grid larger than the map holds the map and padding alone: cut it to the map
+    grid = min(grid_size, H), min(grid_size, W)
+    windows = window_partition(qkv.permute(0, 2, 3, 1), grid)  # (B, windows, gh*gw, 3C)
+    mask = window_key_mask(H, W, grid, qkv.device)
+    if mask is not None:  # (windows, gh*gw) -> (B*windows, heads, queries, keys)
+        mask = mask[None].expand(B, -1, -1).reshape(-1, 1, 1, mask.shape[1])
+
+    # (B*windows, gh*gw, 3, heads, d) -> three times (B*windows, heads, gh*gw, d)
+    q, k, v = windows.reshape(-1, grid[0] * grid[1], 3, num_heads, C // num_heads).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out = out.transpose(1, 2).reshape(B, -1, grid[0] * grid[1], C)
+    out = window_unpartition(out, grid, H, W).permute(0, 3, 1, 2)
+    return out.contiguous(memory_format=_memory_format(qkv))
+
+
+def window_partition(x: Tensor, grid: Tuple[int, int]) -> Tensor:
+    """Cut a map into disjoint windows, row by row, after zero padding at the right and bottom to whole windows.
+
+    Args:
+        x: (B, H, W, C).
+        grid: height and width of a window, (gh, gw).
+
+    Returns:
+        (B, windows, gh*gw, C), windows = ceil(H/gh) * ceil(W/gw).
+    """
+    B, H, W, C = x.shape
+    gh, gw = grid
+    x = F.pad(x, (0, 0, 0, -W % gw, 0, -H % gh)) if H % gh or W % gw else x
+    rows, cols = x.shape[1] // gh, x.shape[2] // gw
+    x = x.reshape(B, rows, gh, cols, gw, C).transpose(2, 3)  # (B, rows, cols, gh, gw, C)
+    return x.reshape(B, rows * cols, gh * gw, C)
+
+
+def window_unpartition(windows: Tensor, grid: Tuple[int, int], H: int, W: int) -> Tensor:
+    """Put windows back into a map and cut the padding off; the inverse of `window_partition`.
+
+    Args:
+        windows: (B, windows, gh*gw, C).
+        grid: height and width of a window, (gh, gw).
+        H: height of the map.
+        W: width of the map.
+
+    Returns:
+        (B, H, W, C).
+    """
+    B, C = windows.shape[0], windows.shape[-1]
+    gh, gw = grid
+    rows, cols = -(-H // gh), -(-W // gw)
+    x = windows.reshape(B, rows, cols, gh, gw, C).transpose(2, 3)  # (B, rows, gh, cols, gw, C)
+    return x.reshape(B, rows * gh, cols * gw, C)[:, :H, :W]
+
+
+def window_key_mask(H: int, W: int, grid: Tuple[int, int], device: torch.device) -> Optional[Tensor]:
+    """Which positions of each window lie on the map: (windows, gh*gw) bool, or None where every position does."""
+    gh, gw = grid
+    if H % gh == 0 and W % gw == 0:
+        return None
+    on_map = torch.ones(1, H, W, 1, dtype=torch.bool, device=device)
+    return window_partition(on_map, grid)[0, :, :, 0]
+
+
+def _avg_pool(x: Tensor, ratio: int) -> Tensor:
+    # ceil-like output size; positions outside the map do not count
+    return F.avg_pool2d(x, ratio, ceil_mode=True, count_include_pad=False)
+
+
+def _max_pool(x: Tensor, ratio: int) -> Tensor:
+    return F.max_pool2d(x, ratio, ceil_mode=True)
+
+
+def _upsample(x: Tensor, cell: int, H: int, W: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, H, W): each position grows to cell x cell, what lies outside the map is cut off."""
+    x = F.interpolate(x, size=(x.shape[2] * cell, x.shape[3] * cell), mode='bilinear', align_corners=False)
+    return x[:, :, :H, :W]
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _check_heads(channels: int, head_dim: int) -> None:
+    if head_dim < 1 or channels < 1 or channels % head_dim:
+        raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a positive divisor of {channels}')
+
+
+def _check_at_least_one(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f'{name}={size} is not allowed; choose 1 or more')

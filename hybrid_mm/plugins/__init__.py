@@ -1,0 +1,4 @@
+"""Our layers as plugins of other libraries' backbones, mmcv's PLUGIN style."""
+from .h_mhsa import HMHSAPlugin, IterativeHMHSAPlugin
+
+__all__ = ['HMHSAPlugin', 'IterativeHMHSAPlugin']

@@ -1,0 +1,68 @@
+"""H-MHSA (arXiv 2106.03180) as a plugin layer: ``plugins=[dict(cfg=dict(type='hybrid_mm.HMHSA'), ...)]``."""
+from typing import Union
+
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from hybrid_mm.layers import HMHSA, IterativeHMHSA
+from hybrid_mm.registry import MODELS
+
+
+class _ResidualPlugin(BaseModule):
+    """x + layer(x). The host replaces its map by the plugin's output, so the residual belongs inside.
+
+    The host may be trained already: small weights (truncated normal of std 0.02) keep the first steps near its own output.
+    """
+
+    def __init__(self, layer, init_cfg: Union[dict, None] = None) -> None:
+        super().__init__(init_cfg or dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.))
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        # mmdet's and mmseg's hosts, and mmcv's operators behind them, take contiguous maps
+        return x + self.layer(x)
+
+
+@MODELS.register_module('HMHSA')
+class HMHSAPlugin(_ResidualPlugin):
+    """Two-step H-MHSA with a residual, for mmdet's and mmseg's ResNet (Bottleneck).
+
+    Args:
+        in_channels: C, given by the host; a multiple of ``head_dim``.
+        norm_cfg: norm layer.
+        init_cfg: initialiser.
+        kwargs: ``head_dim``, ``grid_size`` and ``pool_ratio`` of `hybrid_mm.layers.HMHSA`.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    _abbr_ = 'h_mhsa'
+
+    def __init__(self, in_channels: int, norm_cfg: dict = dict(type='BN'), init_cfg=None, **kwargs) -> None:
+        super().__init__(HMHSA(in_channels, norm_layer=_norms(norm_cfg), **kwargs), init_cfg)
+
+
+@MODELS.register_module('IterativeHMHSA')
+class IterativeHMHSAPlugin(_ResidualPlugin):
+    """Iterative H-MHSA with a residual, for mmdet's and mmseg's ResNet (Bottleneck).
+
+    Args:
+        in_channels: C, given by the host; a multiple of ``head_dim``.
+        norm_cfg: norm layer.
+        init_cfg: initialiser.
+        kwargs: ``head_dim``, ``grid_sizes`` and ``share_qkv`` of `hybrid_mm.layers.IterativeHMHSA`.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    _abbr_ = 'iterative_h_mhsa'
+
+    def __init__(self, in_channels: int, norm_cfg: dict = dict(type='BN'), init_cfg=None, **kwargs) -> None:
+        super().__init__(IterativeHMHSA(in_channels, norm_layer=_norms(norm_cfg), **kwargs), init_cfg)
+
+
+def _norms(norm_cfg: dict):
+    return lambda channels: build_norm_layer(norm_cfg, channels)[1]
