@@ -1,4 +1,5 @@
 """What all backbones share: argument checks, freezing, checkpointing, layer depths and the form of the outputs."""
+import itertools
 from contextlib import contextmanager, nullcontext
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -70,8 +71,9 @@ class BaseBackbone(BaseModule):
 
     def drop_path_rates(self) -> List[List[float]]:
         """Stochastic depth rate of each block, by stage."""
-        rates = iter(torch.linspace(0, self.drop_path_rate, sum(self.depths)).tolist())
-        return [[next(rates) for _ in range(depth)] for depth in self.depths]
+        step = self.drop_path_rate / max(sum(self.depths) - 1, 1)
+        number = itertools.count()
+        return [[step * next(number) for _ in range(depth)] for depth in self.depths]
 
     def finish(self, channels: Sequence[int]) -> None:
         """Add output norms and freeze what is to be frozen, once stem, downsamples and stages stand.
