@@ -89,6 +89,7 @@ class BaseBackbone(BaseModule):
         unused = [*self.downsamples[used:], *self.stages[used:]]
         for module in [*self._frozen_modules(), *unused]:  # distributed training reports parameters without gradient
             module.requires_grad_(False)
+        self.train()  # frozen parts go to evaluation mode
 
     def enter(self, x: Tensor) -> Tensor:
         """The image batch (B, in_channels, H, W) as the stem takes it: channels_last, the fast path on CPU and GPU.
@@ -206,10 +207,12 @@ def _check_out_indices(out_indices: Sequence[int], num_stages: int) -> Tuple[int
 def _fixed_running_statistics(block: nn.Module) -> Iterator[None]:
     """BatchNorm layers use batch statistics and leave the running ones alone: a recomputed block must not count twice."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            norm.num_batches_tracked -= 1

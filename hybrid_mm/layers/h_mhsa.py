@@ -256,8 +256,8 @@ def _upsample(x: Tensor, cell: int, H: int, W: int) -> Tensor:
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
+    # by strides, since a slice of the channels is contiguous in neither format
+    return torch.channels_last if x.stride(1) < x.stride(3) else torch.contiguous_format
 
 
 def _check_heads(channels: int, head_dim: int) -> None:

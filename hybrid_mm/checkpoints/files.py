@@ -1,0 +1,102 @@
+"""Checkpoint files of others: fetch, read weights only, unwrap."""
+import argparse
+import os
+import pickle
+import re
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Dict
+from urllib.parse import urlparse
+
+import torch
+from mmengine import dist
+from torch import Tensor
+
+# Where checkpoints keep their weights, in the order of preference: where averaged weights stand beside the last ones, the
+# published accuracy is theirs.
+_WRAPPINGS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+
+
+def load_released(path_or_url: str) -> Dict[str, Any]:
+    """Read a checkpoint file, weights only; a URL is fetched once, into the cache of torch.hub.
+
+    Args:
+        path_or_url: a file, or an http(s) URL. In distributed runs every rank must call with the same URL.
+
+    Returns:
+        What the file holds, on the CPU (see `unwrap`).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConnectionError: the URL cannot be fetched.
+        ValueError: the file is no complete checkpoint, or asks for more than weights.
+    """
+    if urlparse(path_or_url).scheme in ('http', 'https'):
+        return _read(_fetch_once_a_node(path_or_url), advice=f'delete it to fetch {path_or_url} again')
+    path = Path(path_or_url)
+    if not path.is_file():
+        raise FileNotFoundError(f'there is no checkpoint file {path_or_url}')
+    return _read(path, advice='get it again')
+
+
+def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
+    """The state dict inside a checkpoint.
+
+    Args:
+        checkpoint: a flat state dict, or one under ``state_dict_ema``, ``model_ema``, ``state_dict`` or ``model``, in this
+            order of preference. The prefix ``module.`` of data-parallel training goes if every key has it.
+
+    Raises:
+        ValueError: there are no tensors, or something else among them.
+    """
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'the checkpoint is a {type(checkpoint).__name__}, not a dict of tensors')
+    wrapping = next((key for key in _WRAPPINGS if isinstance(checkpoint.get(key), dict)), None)
+    state_dict = checkpoint if wrapping is None else checkpoint[wrapping]
+    others = [str(key) for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    if len(others) == len(state_dict):
+        raise ValueError(f'the checkpoint holds no tensors; its keys are: {", ".join(others[:8]) or "none"}')
+    if others:
+        raise ValueError(f'the checkpoint holds other things than tensors among them: {", ".join(others[:8])}')
+    if all(key.startswith('module.') for key in state_dict):
+        return {key[len('module.'):]: value for key, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def _fetch_once_a_node(url: str) -> Path:
+    # torchrun and mmengine's launchers set LOCAL_RANK; mmengine's own local rank needs a group that not all of them make
+    if int(os.environ.get('LOCAL_RANK', 0)) > 0:
+        dist.barrier()
+        return _fetch(url)
+    try:
+        return _fetch(url)
+    finally:  # also after a failure: the other ranks would wait for ever
+        dist.barrier()
+
+
+def _fetch(url: str) -> Path:
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path))
+    except (OSError, HTTPException) as error:
+        raise ConnectionError(
+            f'cannot fetch {url} ({error}); give a local copy with '
+            '`--cfg-options model.backbone.init_cfg.checkpoint=FILE` or start from scratch with '
+            '`--cfg-options model.backbone.init_cfg=None`') from error
+    return path
+
+
+def _read(path: Path, advice: str) -> Any:
+    # scripts in DeiT's tradition store their command line, a Namespace of plain values, beside the weights
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            refused = re.search(r'GLOBAL (\S+)', str(error))
+            if refused:
+                raise ValueError(f'{path} holds more than weights: it asks for {refused[1]}, which is not loaded for safety; '
+                                 'save its state dict alone, in an environment you trust it in') from None
+            raise ValueError(f'{path} is no complete checkpoint of PyTorch, truncated or of another kind; {advice}') from error

@@ -1,0 +1,226 @@
+"""What every backbone promises, on a tiny TransCNN and a tiny HATNet."""
+import copy
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from hybrid_mm.backbones import HATNet, TransCNN
+
+TINY = dict(
+    channels=(16, 16, 32, 32), depths=(1, 2, 2, 1), expansions=(2, 2, 2, 2), kernel_sizes=(3, 3, 3, 3),
+    grid_sizes=(8, 4, 2, 1), pool_ratios=(8, 4, 2, 1))
+ARCHS = {
+    TransCNN: dict(TINY, grid_lists=((8, 4), (4, 2), (2, 2), (2, ))),
+    HATNet: dict(TINY, head_dim=16),
+}
+
+
+def build(backbone=TransCNN, **kwargs):
+    torch.manual_seed(0)
+    if backbone is TransCNN:
+        kwargs.setdefault('head_dim', 16)
+    model = backbone(arch=copy.deepcopy(ARCHS[backbone]), **kwargs)
+    model.init_weights()
+    return model
+
+
+@pytest.fixture(params=[TransCNN, HATNet], ids=lambda b: b.__name__)
+def backbone(request):
+    return request.param
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (64, 96), (481, 641)], ids=str)
+def test_maps_have_ceil_sizes_and_are_contiguous(backbone, size):
+    model = build(backbone).eval()
+    with torch.no_grad():
+        outs = model(torch.randn(1, 3, *size))
+    expected = [(1, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip((16, 16, 32, 32), (4, 8, 16, 32))]
+    assert [tuple(out.shape) for out in outs] == expected
+    assert all(out.is_contiguous() for out in outs)
+    assert model.out_channels == (16, 16, 32, 32)
+
+
+def test_image_below_the_stride_is_refused(backbone):
+    with pytest.raises(ValueError, match='31x64 pixels, less than the stride of 32'):
+        build(backbone)(torch.zeros(1, 3, 31, 64))
+    assert len(build(backbone, out_indices=(0, 1))(torch.zeros(2, 3, 31, 64))) == 2
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(out_indices=(0, 4)), r'out_indices=\(0, 4\) is not allowed; choose one or more from -4 to 3'),
+    (dict(out_indices=(-5, )), r'out_indices=\(-5,\) is not allowed'),
+    (dict(out_indices=()), r'out_indices=\(\) is not allowed'),
+    (dict(frozen_stages=5), 'frozen_stages=5 is not allowed; choose from -1'),
+    (dict(drop_path_rate=1.), 'drop_path_rate=1.0 is not allowed'),
+])
+def test_arguments_out_of_range_are_named(backbone, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        build(backbone, **kwargs)
+
+
+def test_unknown_arch_lists_the_known_ones(backbone):
+    with pytest.raises(ValueError, match="arch='huge' is unknown; choose from .*small, .*medium, large or pass a dict"):
+        backbone(arch='huge')
+    with pytest.raises(ValueError, match='arch has the keys depths; it needs exactly channels, depths'):
+        backbone(arch=dict(depths=(1, 1, 1, 1)))
+    with pytest.raises(ValueError, match='lists of different lengths'):
+        backbone(arch=dict(ARCHS[backbone], depths=(1, 1)))
+
+
+def test_out_indices_select_and_order_maps(backbone):
+    x = torch.randn(1, 3, 64, 64)
+    full = build(backbone).eval()(x)
+    some = build(backbone, out_indices=(2, 0, -1)).eval()
+    assert some.out_channels == (32, 16, 32)
+    for out, index in zip(some(x), (2, 0, 3)):
+        assert torch.equal(out, full[index])
+
+
+def test_stages_behind_the_last_output_take_no_gradient(backbone):
+    model = build(backbone, out_indices=(0, 1))
+    sum(out.sum() for out in model(torch.randn(2, 3, 32, 32))).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert not any(p.requires_grad for p in model.stages[2].parameters())
+
+
+def test_every_trained_parameter_gets_a_gradient(backbone):
+    model = build(backbone, out_norm=True)
+    sum(out.square().sum() for out in model(torch.randn(2, 3, 64, 64))).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
+def test_frozen_stages_freeze_the_stem_and_the_first_stages(backbone, frozen_stages):
+    model = build(backbone, frozen_stages=frozen_stages).train()
+
+    def frozen(part):
+        return not any(p.requires_grad for p in part.parameters()) and not any(m.training for m in part.modules())
+
+    assert frozen(model.stem) == (frozen_stages >= 0)
+    assert [frozen(stage) for stage in model.stages] == [i < frozen_stages for i in range(4)]
+    assert [frozen(down) for down in model.downsamples[1:]] == [i < frozen_stages for i in (1, 2, 3)]
+
+
+def test_frozen_stages_do_not_move_in_a_training_step():
+    model = build(frozen_stages=2)
+    before = copy.deepcopy(model.state_dict())
+    optim = OptimWrapper(torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.))
+    optim.update_params(sum(out.square().mean() for out in model(torch.randn(2, 3, 64, 64))))
+    moved = {name.split('.')[0] + name.split('.')[1] for name, v in model.state_dict().items() if not v.equal(before[name])}
+    assert moved == {'downsamples2', 'downsamples3', 'stages2', 'stages3'}
+
+
+def test_norm_eval_keeps_batchnorm_in_evaluation_mode():
+    model = build(norm_eval=True).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and not any(m.training for m in norms)
+    assert model.stages[0].training and all(p.requires_grad for m in norms for p in m.parameters())
+    assert all(m.training for m in build().train().modules())
+
+
+def test_train_and_eval_return_the_model(backbone):
+    model = build(backbone)
+    assert model.train() is model and model.eval() is model
+
+
+def test_checkpointing_changes_neither_outputs_nor_gradients_nor_statistics(backbone):
+    x = torch.randn(2, 3, 48, 48)
+    runs = []
+    for with_cp in (False, True):
+        model = build(backbone, with_cp=with_cp, drop_path_rate=0.3).train()
+        torch.manual_seed(1)
+        outs = model(x)
+        sum(out.square().sum() for out in outs).backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        runs.append((outs, grads, dict(model.named_buffers())))
+    for ours, theirs in zip(runs[0][0], runs[1][0]):
+        assert torch.equal(ours, theirs)
+    for part in (1, 2):
+        assert runs[0][part].keys() == runs[1][part].keys()
+        for name, value in runs[0][part].items():
+            torch.testing.assert_close(runs[1][part][name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_checkpointing_keeps_fewer_activations(backbone):
+    saved = []
+    for with_cp in (False, True):
+        model, size = build(backbone, with_cp=with_cp), [0]
+
+        def pack(tensor, size=size):
+            size[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(torch.randn(2, 3, 64, 64))
+        saved.append(size[0])
+    assert saved[1] < 0.5 * saved[0]
+
+
+def test_drop_path_rises_linearly_over_the_blocks(backbone):
+    model = build(backbone, drop_path_rate=0.5)
+    rates = [getattr(block.drop_path, 'drop_prob', 0.) for blocks in model.stages for block in blocks]
+    assert rates == pytest.approx([0., 0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+@pytest.mark.parametrize('norm_cfg, norm', [
+    (dict(type='BN'), nn.BatchNorm2d), (dict(type='SyncBN'), nn.SyncBatchNorm), (dict(type='GN', num_groups=4), nn.GroupNorm)
+])
+def test_norm_cfg_reaches_every_norm(backbone, norm_cfg, norm):
+    model = build(backbone, norm_cfg=norm_cfg, out_norm=True)
+    kinds = {type(m) for m in model.modules() if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm))}
+    assert kinds and all(issubclass(kind, norm) for kind in kinds)
+
+
+def test_out_norm_norms_the_returned_maps_alone(backbone):
+    x = torch.randn(2, 3, 64, 64)
+    kwargs = dict(norm_cfg=dict(type='GN', num_groups=1), out_indices=(1, 3))
+    plain, normed = build(backbone, **kwargs), build(backbone, out_norm=True, **kwargs)
+    extra = normed.state_dict().keys() - plain.state_dict().keys()
+    assert extra == {f'out_norms.{i}.{name}' for i in (1, 3) for name in ('weight', 'bias')}
+    normed.load_state_dict(plain.state_dict(), strict=False)
+    for raw, out in zip(plain(x), normed(x)):
+        torch.testing.assert_close(out, nn.functional.group_norm(raw, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_layer_depth_rises_from_stem_to_head(backbone):
+    model = build(backbone, out_norm=True)
+    depth = {name: model.get_layer_depth('backbone.' + name, 'backbone.') for name, _ in model.named_parameters()}
+    assert {count for _, count in depth.values()} == {8}
+    assert {d for name, (d, _) in depth.items() if name.startswith('stem.')} == {0}
+    for name, (d, _) in depth.items():
+        part, *rest = name.split('.')
+        starts = (0, 1, 3, 5)  # blocks in front of each stage
+        if part == 'stages':
+            assert d == starts[int(rest[0])] + int(rest[1]) + 1
+        elif part == 'downsamples':
+            assert d == starts[int(rest[0])] + 1
+        elif part == 'out_norms':
+            assert d == (1, 3, 5, 6)[int(rest[0])]
+    assert model.get_layer_depth('neck.conv.weight', 'backbone.') == (7, 8)
+
+
+def test_default_initialisation_is_small_and_unbiased(backbone):
+    model = build(backbone)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            assert 0.01 < module.weight.std() < 0.03
+            assert module.bias is None or not module.bias.any()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_autocast_trains_with_finite_gradients(backbone, dtype):
+    model = build(backbone)
+    with torch.autocast('cpu', dtype=dtype):
+        outs = model(torch.randn(2, 3, 48, 64))
+        loss = sum(out.float().square().mean() for out in outs)
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+
+
+def test_inference_does_not_depend_on_the_batch_around_an_image(backbone):
+    model = build(backbone).double().eval()
+    x = torch.randn(3, 3, 40, 56, dtype=torch.float64)
+    for whole, alone in zip(model(x), model(x[1:2])):
+        torch.testing.assert_close(whole[1:2], alone, rtol=1e-10, atol=1e-12)
