@@ -1,7 +1,6 @@
 """Checkpoint files of others: fetch, read weights only, unwrap."""
 import argparse
 import os
-import pickle
 import re
 from http.client import HTTPException
 from pathlib import Path
@@ -12,31 +11,40 @@ import torch
 from mmengine import dist
 from torch import Tensor
 
+from .conversion import list_keys
+
 # Where checkpoints keep their weights, in the order of preference: where averaged weights stand beside the last ones, the
-# published accuracy is theirs.
+# published accuracy is theirs. Not mmengine's 'ema_state_dict': its hook saves the averaged weights as 'state_dict'.
 _WRAPPINGS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
 
-def load_released(path_or_url: str) -> Dict[str, Any]:
-    """Read a checkpoint file, weights only; a URL is fetched once, into the cache of torch.hub.
+def load_released(path_or_url: str) -> Dict[str, Tensor]:
+    """The state dict of a checkpoint file, read weights only; a URL is fetched once, into the cache of torch.hub.
 
     Args:
-        path_or_url: a file, or an http(s) URL. In distributed runs every rank must call with the same URL.
+        path_or_url: a file, or an http(s) URL. In a distributed run every rank has to call with the same URL.
 
     Returns:
-        What the file holds, on the CPU (see `unwrap`).
+        The file's key -> tensor on the CPU, out of its wrapping (see `unwrap`).
 
     Raises:
         FileNotFoundError: there is no such file.
         ConnectionError: the URL cannot be fetched.
-        ValueError: the file is no complete checkpoint, or asks for more than weights.
+        ValueError: the file is no complete checkpoint, holds no state dict, or asks for more than weights.
     """
     if urlparse(path_or_url).scheme in ('http', 'https'):
-        return _read(_fetch_once_a_node(path_or_url), advice=f'delete it to fetch {path_or_url} again')
-    path = Path(path_or_url)
+        path = _fetch_once_a_node(path_or_url)
+        advice = f'delete it to fetch {path_or_url} again'
+    else:
+        path = Path(path_or_url)
+        advice = 'get it again'
     if not path.is_file():
-        raise FileNotFoundError(f'there is no checkpoint file {path_or_url}')
-    return _read(path, advice='get it again')
+        raise FileNotFoundError(f'there is no checkpoint file {path}')
+    checkpoint = _read(path, advice)
+    try:
+        return unwrap(checkpoint)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
 
 
 def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
@@ -55,22 +63,22 @@ def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
     state_dict = checkpoint if wrapping is None else checkpoint[wrapping]
     others = [str(key) for key, value in state_dict.items() if not isinstance(value, Tensor)]
     if len(others) == len(state_dict):
-        raise ValueError(f'the checkpoint holds no tensors; its keys are: {", ".join(others[:8]) or "none"}')
+        raise ValueError(f'the checkpoint holds no tensors; its keys are {list_keys(others) or "none"}')
     if others:
-        raise ValueError(f'the checkpoint holds other things than tensors among them: {", ".join(others[:8])}')
+        raise ValueError(f'the checkpoint holds more than tensors, under {list_keys(others)}')
     if all(key.startswith('module.') for key in state_dict):
         return {key[len('module.'):]: value for key, value in state_dict.items()}
     return dict(state_dict)
 
 
 def _fetch_once_a_node(url: str) -> Path:
-    # torchrun and mmengine's launchers set LOCAL_RANK; mmengine's own local rank needs a group that not all of them make
+    # torchrun and mmengine's slurm launcher set LOCAL_RANK; mmengine's own local rank needs a group that may not be there
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
         dist.barrier()
         return _fetch(url)
     try:
         return _fetch(url)
-    finally:  # also after a failure: the other ranks would wait for ever
+    finally:  # after a failure too: the other ranks would wait for ever
         dist.barrier()
 
 
@@ -78,25 +86,28 @@ def _fetch(url: str) -> Path:
     path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path))
     except (OSError, HTTPException) as error:
         raise ConnectionError(
-            f'cannot fetch {url} ({error}); give a local copy with '
+            f'cannot fetch {url} to {path} ({error}); give a local copy with '
             '`--cfg-options model.backbone.init_cfg.checkpoint=FILE` or start from scratch with '
             '`--cfg-options model.backbone.init_cfg=None`') from error
     return path
 
 
 def _read(path: Path, advice: str) -> Any:
-    # scripts in DeiT's tradition store their command line, a Namespace of plain values, beside the weights
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        try:
+    try:
+        # Training scripts in DeiT's tradition store their command line, a Namespace of plain values, beside the weights.
+        # As a pair, it does not take away the same permission given by someone else.
+        with torch.serialization.safe_globals([(argparse.Namespace, 'argparse.Namespace')]):
             return torch.load(path, map_location='cpu', weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            refused = re.search(r'GLOBAL (\S+)', str(error))
-            if refused:
-                raise ValueError(f'{path} holds more than weights: it asks for {refused[1]}, which is not loaded for safety; '
-                                 'save its state dict alone, in an environment you trust it in') from None
-            raise ValueError(f'{path} is no complete checkpoint of PyTorch, truncated or of another kind; {advice}') from error
+    except OSError:
+        raise
+    except Exception as error:  # what reading a broken file raises is open-ended
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        if refused:
+            raise ValueError(f'{path} holds more than weights: it asks for {refused[1]}, which may run code and is not '
+                             'loaded; give a file with the state dict alone') from None
+        raise ValueError(f'{path} is truncated or no checkpoint of PyTorch; {advice}') from error

@@ -1,5 +1,6 @@
 """Which network do these tensors belong to? Keys and shapes answer, compared with the networks themselves."""
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import torch
@@ -27,6 +28,7 @@ class Mismatch:
 
     @classmethod
     def between(cls, file: Shapes, model: Shapes) -> 'Mismatch':
+        """Compare key -> shape of a file with that of a model."""
         return cls(
             missing=[key for key in model if key not in file],
             unexpected=[key for key in file if key not in model],
@@ -75,9 +77,20 @@ def identify(state_dict: Dict[str, Any]) -> Tuple[str, str]:
 
 def guess_family(keys: Iterable[str]) -> Optional[str]:
     """The family that knows the most of these released keys; None if none knows any."""
-    known = {family: len(keys) - len(rename_keys(keys, family)[1]) for family in KEY_MAPS}
+    known = {family: len(rename_keys(keys, family, head=True)[0]) for family in KEY_MAPS}
     best = max(known, key=known.get)
     return best if known[best] else None
+
+
+def recognise(tensors: Dict[str, Any]) -> Optional[str]:
+    """``'TransCNN base'``, say, for tensors under the release's keys or ours; None if they make no known backbone."""
+    shapes = shapes_of(tensors)
+    for family in KEY_MAPS:
+        renamed = {name: shapes[key] for key, name in rename_keys(shapes, family)[0].items()}
+        arch = find_arch(family, shapes) or find_arch(family, renamed)
+        if arch:
+            return f'{family} {arch}'
+    return None
 
 
 def find_arch(family: str, shapes: Shapes) -> Optional[str]:
@@ -88,6 +101,7 @@ def find_arch(family: str, shapes: Shapes) -> Optional[str]:
     return None
 
 
+@lru_cache(maxsize=None)
 def backbone_shapes(family: str, arch: str) -> Shapes:
     """Our key -> shape of a backbone in the form of the release; no memory is taken for its weights."""
     with torch.device('meta'):

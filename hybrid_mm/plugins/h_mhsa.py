@@ -20,7 +20,6 @@ class _ResidualPlugin(BaseModule):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        # mmdet's and mmseg's hosts, and mmcv's operators behind them, take contiguous maps
         return x + self.layer(x)
 
 

@@ -1,0 +1,31 @@
+"""mmcv's RoIAlign reads a channels_last map as if it were contiguous, without an error: no map of ours may reach it so."""
+import pytest
+import torch
+from mmdet.models.necks import FPN
+from mmcv.ops import RoIAlign
+
+from hybrid_mm.backbones import HATNet, TransCNN
+from hybrid_mm.backbones.base import BaseBackbone
+
+
+@pytest.mark.parametrize('build', [
+    lambda: TransCNN('small'), lambda: TransCNN('small', h_mhsa='iterative', out_norm=True), lambda: HATNet('tiny')
+], ids=['transcnn', 'iterative', 'hatnet'])
+def test_pooled_regions_equal_those_of_an_all_contiguous_run(build, monkeypatch):
+    torch.manual_seed(0)
+    backbone = build().eval()
+    backbone.init_weights()
+    neck = FPN(in_channels=list(backbone.out_channels), out_channels=16, num_outs=5).eval()
+    align = RoIAlign(output_size=7, spatial_scale=1 / 4, sampling_ratio=0)
+    x = torch.randn(2, 3, 96, 160)
+    rois = torch.tensor([[0, 3.5, 8., 90., 70.], [1, 40., 10., 150., 90.]])
+
+    fast = align(neck(backbone(x))[0], rois)
+    monkeypatch.setattr(BaseBackbone, 'enter', lambda self, x: x.contiguous())
+    plain = align(neck(backbone(x))[0], rois)
+    torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-3 * plain.abs().max().item())
+
+    # the trap is real: the same map in channels_last gives something else
+    level = neck(backbone(x))[0]
+    garbage = align(level.contiguous(memory_format=torch.channels_last), rois)
+    assert (garbage - plain).abs().max() > 0.1 * plain.abs().max()

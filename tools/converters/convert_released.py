@@ -1,0 +1,75 @@
+"""Turn an authors' released file into a checkpoint for OpenMMLab: ``{'state_dict': ..., 'meta': ...}``.
+
+The result serves ``load_from`` and ``init_cfg=dict(type='Pretrained', checkpoint=DST, prefix='backbone.')`` of mmdet and
+mmseg, and with ``--head`` as a whole classifier of mmpretrain:
+
+    python tools/converters/convert_released.py TransCNN-Small.pth transcnn_b.pth
+"""
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the clone, if the package is not installed
+
+import torch  # noqa: E402
+
+import hybrid_mm  # noqa: E402
+from hybrid_mm.checkpoints import convert, identify, load_released  # noqa: E402
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        print(convert_file(args))
+    except (OSError, ValueError) as error:
+        sys.exit(f'{Path(__file__).name}: {error}')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Convert released weights to an OpenMMLab checkpoint.')
+    parser.add_argument('src', metavar='SRC', help='released file or its URL')
+    parser.add_argument('dst', metavar='DST', type=Path, help='file to write')
+    parser.add_argument('--family', help='expected family, such as TransCNN; by default found from the keys')
+    parser.add_argument('--arch', help='expected arch in our naming, such as base; by default found from the shapes')
+    parser.add_argument('--head', action='store_true', help='keep the classifier, as head.fc.* of an ImageClassifier')
+    parser.add_argument('--force', action='store_true', help='overwrite DST')
+    return parser.parse_args()
+
+
+def convert_file(args: argparse.Namespace) -> str:
+    """Convert ``args.src`` to ``args.dst`` and report what was written.
+
+    Raises:
+        ValueError: SRC is no release, not the expected one, or has no classifier to keep.
+        OSError: SRC cannot be had, or DST exists or cannot be written.
+    """
+    if args.dst.exists() and not args.force:
+        raise FileExistsError(f'{args.dst} exists; pass --force to overwrite it')
+    released = load_released(args.src)
+    family, arch = identify(released)
+    if (args.family or family, args.arch or arch) != (family, arch):
+        raise ValueError(f'{args.src} holds {family} {arch}, not {args.family or family} {args.arch or arch}')
+
+    state_dict = convert(released, family, head=args.head)
+    if not args.head:
+        state_dict = {f'backbone.{key}': tensor for key, tensor in state_dict.items()}
+    meta = dict(family=family, arch=arch, source=Path(args.src).name, hybrid_mm_version=hybrid_mm.__version__)
+    save(dict(state_dict=state_dict, meta=meta), args.dst)
+    left = '' if len(state_dict) == len(released) else ', without the classifier, which --head keeps'
+    return f'{args.dst}: {len(state_dict)} of {len(released)} tensors of {family} {arch}{left}'
+
+
+def save(checkpoint: dict, path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    try:
+        torch.save(checkpoint, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,457 @@
+"""Makes a small synthetic data set of shapes in the layouts of COCO (instances) and ADE20K (semantic segmentation).
+
+    python tools/datasets/make_shapes.py --out data/shapes
+
+writes the same pictures in two layouts::
+
+    <out>/coco/annotations/instances_{train,val}2017.json      every visible object; crowd regions with iscrowd=1
+    <out>/coco/{train,val}2017/000000000001.jpg
+    <out>/ade/ADEChallengeData2016/images/{training,validation}/ADE_{train,val}_00000001.jpg
+    <out>/ade/ADEChallengeData2016/annotations/{training,validation}/ADE_{train,val}_00000001.png
+
+Values of a segmentation map: 0 unlabelled (crowds, squiggles, frames), 1 background, 2 and up the classes in COCO's order.
+A picture depends on the seed, its split and its number alone, so a larger set begins with the pictures of a smaller one.
+"""
+import argparse
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+# What a class looks like: (name, outline, texture). Outline and texture tell classes apart, colours are random.
+_LOOKS = (
+    ('disc', 'disc', None),
+    ('striped disc', 'disc', 'stripes'),
+    ('square', 'square', None),
+    ('checked square', 'square', 'checks'),
+    ('triangle', 'triangle', None),
+    ('star', 'star', None),
+)
+CLASSES = tuple(name for name, _, _ in _LOOKS)
+
+# ---- How hard the data set is. Lengths are in pixels. ----
+MAX_OBJECTS = 6
+# (smallest, largest, share of the objects): COCO's small ones are below 32, its large ones above 96
+SIZE_RANGES = ((14, 25, 0.12), (25, 50, 0.34), (50, 90, 0.42), (90, 110, 0.12))
+MAX_SIZE_SHARE = 0.58       # no object is larger than this share of the picture's short side
+MIN_TEXTURED_SIZE = 28      # the pattern of a smaller object would not survive a stride of 4
+TEXTURE_CELLS = (4, 6)      # bars or cells across a textured object, fewer where they would get too thin
+MIN_CELL = 5.5              # width of a bar or cell
+MIN_VISIBLE = 0.45          # no object is covered or cut off further than to this share of its area
+OVERLAP_SHARE = 0.4         # of the objects may cover others; the rest are put where there is room
+COLOUR_CONTRAST = 95        # least RGB distance between an object and the background (0 to 441)
+NEIGHBOUR_CONTRAST = 60     # the same between objects of a picture
+TONE_CONTRAST = 90          # least difference in brightness between the two tones of a texture (0 to 255)
+NOISE = 5                   # standard deviation of the grain, in grey levels
+
+# ---- What else is in the pictures. Every k-th one, so that a small set has some of each too. ----
+EMPTY_EVERY = 25            # background only
+CROWD_EVERY = 12            # a crowd region beside the objects
+FRAME_EVERY = 9             # a thin unlabelled frame
+SQUIGGLE_SHARE = 0.35       # of the pictures have unlabelled curves
+CROWD_MEMBER_SIZE = (8, 11)
+
+MIN_SIDE = 64
+MAX_COUNT = 500_000
+# Fixed, so that a picture of val has the same name whatever the size of train.
+_FIRST_ID = {'train': 1, 'val': MAX_COUNT + 1}
+_ADE_SPLITS = {'train': 'training', 'val': 'validation'}
+_UNLABELLED, _BACKGROUND, _FIRST_CLASS = 0, 1, 2
+
+_STAMP = 'make_shapes.json'  # first and last file written: marks a folder as ours, and says what it holds
+_VERSION = 1                # to be raised with every change of the pictures
+_SUPERSAMPLING = 4
+_PLACEMENT_TRIES = 25
+
+
+def _ring(count: int, radii: Sequence[float] = (1.,)) -> np.ndarray:
+    """Corners (count, 2) of a polygon around the origin, their radii taken in turn."""
+    angles = np.arange(count) * 2 * np.pi / count
+    return np.resize(radii, count)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+# Outlines for an object of size 1: a disc of diameter 1 and others that look about as large.
+_OUTLINES = {
+    'disc': 0.5 * _ring(72),
+    'square': 0.62 * _ring(4),
+    'triangle': 0.62 * _ring(3),
+    'star': _ring(10, (0.64, 0.29)),
+}
+
+
+@dataclass
+class Instance:
+    """One annotated object or crowd region.
+
+    Attributes:
+        label: index into `CLASSES`.
+        mask: (H, W) bool, the visible part.
+        area: pixels of the whole object, with what is covered or lies outside of the picture.
+        is_crowd: the mask is a region with many objects.
+    """
+    label: int
+    mask: np.ndarray
+    area: int
+    is_crowd: bool = False
+
+
+@dataclass
+class Scene:
+    """A picture in the making.
+
+    Attributes:
+        image: (H, W, 3) float32, BGR, 0 to 255.
+        unlabelled: (H, W) bool, what the segmentation map leaves out where no object lies upon it.
+        frame: (H, W) bool, what lies in front of all objects.
+        colours: colours in use, the background's first.
+        instances: from the lowest to the topmost.
+    """
+    image: np.ndarray
+    unlabelled: np.ndarray
+    frame: np.ndarray
+    colours: List[np.ndarray]
+    instances: List[Instance] = field(default_factory=list)
+
+    def segmentation(self) -> np.ndarray:
+        """Segmentation map (H, W) uint8."""
+        seg_map = np.full(self.unlabelled.shape, _BACKGROUND, np.uint8)
+        seg_map[self.unlabelled] = _UNLABELLED
+        for instance in self.instances:
+            seg_map[instance.mask] = _UNLABELLED if instance.is_crowd else _FIRST_CLASS + instance.label
+        return seg_map
+
+
+# ---- Colours and backgrounds ----
+
+def _brightness(colours: np.ndarray) -> np.ndarray:
+    """Brightness (...) of BGR colours (..., 3), weighted as in JPEG."""
+    return colours @ np.array([0.114, 0.587, 0.299])
+
+
+def _random_colours(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Colours (count, 3), BGR from 0 to 255, of any hue and mostly vivid."""
+    hsv = np.stack([rng.uniform(0, 180, count), 255 * rng.uniform(0.25, 1, count), 255 * rng.uniform(0.25, 1, count)], 1)
+    return cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2BGR)[0].astype(np.float64)
+
+
+def _contrasting_colour(rng: np.random.Generator, scene: Scene, first_tone: Optional[np.ndarray] = None) -> np.ndarray:
+    """A random colour (3,) that stands out.
+
+    Args:
+        rng: random numbers.
+        scene: its colours are the ones to stand out from.
+        first_tone: the colour beside which this one makes a texture.
+    """
+    candidates = _random_colours(rng, 64)
+    background, *neighbours = scene.colours
+    # 1 and above is enough contrast
+    margins = [np.linalg.norm(candidates - background, axis=1) / COLOUR_CONTRAST]
+    margins += [np.linalg.norm(candidates - colour, axis=1) / NEIGHBOUR_CONTRAST for colour in neighbours]
+    if first_tone is not None:
+        margins.append(np.abs(_brightness(candidates) - _brightness(first_tone)) / TONE_CONTRAST)
+    margin = np.min(margins, axis=0)
+    # the first that has enough, or the best of all where none has
+    return candidates[np.argmax(np.minimum(margin, 1))]
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> Tuple[np.ndarray, np.ndarray]:
+    """A gradient with clouds and grain, (H, W, 3) float32, and its mean colour (3,)."""
+    mean = 0.75 * _random_colours(rng, 1)[0] + 0.25 * rng.uniform(0, 255)
+    angle = rng.uniform(0, 2 * np.pi)
+    ys, xs = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]
+    ramp = np.cos(angle) * xs + np.sin(angle) * ys
+    image = mean + ramp[..., None] * rng.normal(0, 9, 3)
+    for cells, strength in ((4, 7), (14, 4)):
+        clouds = rng.normal(0, strength, (cells, cells)).astype(np.float32)
+        image += cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
+    image += rng.normal(0, NOISE, (height, width, 1))
+    return image.astype(np.float32), mean
+
+
+# ---- Objects ----
+
+def _is_textured(label: int) -> bool:
+    return _LOOKS[label][2] is not None
+
+
+def _second_tone(texture: str, u: np.ndarray, v: np.ndarray, extent: float, cells: int) -> np.ndarray:
+    """Where a texture has its second tone: bool, of the shape of `u` and `v`, coordinates along the object's own axes.
+
+    Args:
+        texture: 'stripes' or 'checks'.
+        u, v: distance from the object's centre in pixels.
+        extent: width of the object.
+        cells: bars or cells across that width.
+    """
+    columns = np.floor((u / extent + 0.5) * cells)
+    if texture == 'stripes':
+        return columns % 2 == 1
+    return (columns + np.floor((v / extent + 0.5) * cells)) % 2 == 1
+
+
+def _draw_object(rng: np.random.Generator, label: int, size: float,
+                 tones: Sequence[np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+    """Draws an object at a random angle on a patch of its own.
+
+    Args:
+        rng: random numbers.
+        label: index into `CLASSES`.
+        size: pixels across.
+        tones: one colour (3,), or two for a texture.
+
+    Returns:
+        Colours (n, n, 3) and coverage (n, n) from 0 to 1, float32. The object is in the middle.
+    """
+    _, outline, texture = _LOOKS[label]
+    side = int(np.ceil(1.3 * size)) + 2
+    angle = rng.uniform(0, 2 * np.pi)
+    cos, sin = np.cos(angle), np.sin(angle)
+    rotation = np.array([[cos, sin], [-sin, cos]])
+    corners = size * _OUTLINES[outline] @ rotation + side / 2
+    coverage = np.zeros((side * _SUPERSAMPLING,) * 2, np.float32)
+    cv2.fillPoly(coverage, [np.rint(corners * _SUPERSAMPLING - 0.5).astype(np.int32)], 1.)
+
+    colours = np.broadcast_to(tones[0], (side, side, 3)).astype(np.float32)
+    if texture is not None:
+        ys, xs = (np.mgrid[:len(coverage), :len(coverage)] + 0.5) / _SUPERSAMPLING - side / 2
+        # axes of the texture are at 45° to the ray from the centre to the first corner: along a square's sides
+        u, v = np.stack([xs + ys, ys - xs], axis=-1).dot(rotation.T).transpose(2, 0, 1) / np.sqrt(2)
+        extent = size * (1 if outline == 'disc' else 0.62 * np.sqrt(2))
+        most_cells = max(int(extent / MIN_CELL), 2)
+        cells = min(rng.integers(TEXTURE_CELLS[0], TEXTURE_CELLS[1] + 1), most_cells)
+        second = _second_tone(texture, u, v, extent, cells).astype(np.float32)
+        second = cv2.resize(second, (side, side), interpolation=cv2.INTER_AREA)[..., None]
+        colours = colours + second * (tones[1] - tones[0]).astype(np.float32)
+    coverage = cv2.resize(coverage, (side, side), interpolation=cv2.INTER_AREA)
+    # light from the upper left
+    light = np.linspace(0.1, -0.1, side, dtype=np.float32)
+    return colours * (1 + (light[:, None] + light) / 2)[..., None], coverage
+
+
+def _shift(patch: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """Puts a patch (n, n, ...) on a canvas (H, W, ...) of zeros; what sticks out is cut off."""
+    return cv2.warpAffine(patch, np.float64([[1, 0, left], [0, 1, top]]), (width, height), flags=cv2.INTER_NEAREST)
+
+
+def _blend(scene: Scene, colours: np.ndarray, coverage: np.ndarray) -> None:
+    """Paints `colours` (H, W, 3) or (3,) over the picture as far as `coverage` (H, W), 0 to 1, says."""
+    scene.image += coverage[..., None] * (colours - scene.image)
+
+
+def _fits(scene: Scene, mask: np.ndarray, area: int, may_overlap: bool) -> bool:
+    """Whether an object of `area` pixels, of which `mask` is inside of the picture, leaves all objects recognisable."""
+    if mask.sum() < MIN_VISIBLE * area:
+        return False
+    for other in scene.instances:
+        hidden = np.count_nonzero(other.mask & mask)
+        if hidden and (other.is_crowd or not may_overlap or other.mask.sum() - hidden < MIN_VISIBLE * other.area):
+            return False
+    return True
+
+
+def _add_object(rng: np.random.Generator, scene: Scene) -> None:
+    """Puts one more object upon the others, or none where all places that were tried are taken."""
+    height, width = scene.frame.shape
+    label = int(rng.integers(len(CLASSES)))
+    smallest, largest, _ = SIZE_RANGES[rng.choice(len(SIZE_RANGES), p=[share for _, _, share in SIZE_RANGES])]
+    size = rng.uniform(smallest, largest)
+    if _is_textured(label):
+        size = max(size, MIN_TEXTURED_SIZE)
+    size = min(size, MAX_SIZE_SHARE * min(height, width))
+    tones = [_contrasting_colour(rng, scene)]
+    if _is_textured(label):
+        tones.append(_contrasting_colour(rng, scene, tones[0]))
+    patch, patch_coverage = _draw_object(rng, label, size, tones)
+    area = np.count_nonzero(patch_coverage >= 0.5)
+    may_overlap = rng.random() < OVERLAP_SHARE
+
+    half = len(patch) // 2
+    margin = size / 4
+    for _ in range(_PLACEMENT_TRIES):
+        top = int(rng.uniform(margin, height - margin)) - half
+        left = int(rng.uniform(margin, width - margin)) - half
+        coverage = _shift(patch_coverage, top, left, height, width)
+        mask = (coverage >= 0.5) & ~scene.frame
+        if _fits(scene, mask, area, may_overlap):
+            break
+    else:
+        return
+    _blend(scene, _shift(patch, top, left, height, width), coverage)
+    for other in scene.instances:
+        other.mask &= ~mask
+    scene.instances.append(Instance(label, mask, area))
+    scene.colours += tones
+
+
+# ---- What no detector is asked to find ----
+
+def _add_crowd(rng: np.random.Generator, scene: Scene) -> None:
+    """Adds a heap of tiny objects of one class without texture, annotated as one region."""
+    height, width = scene.frame.shape
+    label = int(rng.choice([label for label in range(len(CLASSES)) if not _is_textured(label)]))
+    radii = rng.uniform(0.13, 0.22, 2) * min(height, width)
+    centre = rng.uniform(0.25, 0.75, 2) * (height, width)
+    step = 1.1 * CROWD_MEMBER_SIZE[1]
+    region = np.zeros((height, width), np.uint8)
+    for y in np.arange(-radii[0], radii[0] + 1, step):
+        for x in np.arange(-radii[1], radii[1] + 1, step):
+            if (y / radii[0])**2 + (x / radii[1])**2 > 1:
+                continue
+            colour = _contrasting_colour(rng, scene)
+            patch, coverage = _draw_object(rng, label, rng.uniform(*CROWD_MEMBER_SIZE), [colour])
+            top, left = np.int64(centre + (y, x) + rng.normal(0, 1.5, 2) - len(patch) / 2)
+            coverage = _shift(coverage, top, left, height, width)
+            _blend(scene, _shift(patch, top, left, height, width), coverage)
+            region |= (coverage > 0).view(np.uint8)
+    # closes the gaps between the members, as the annotators of COCO do
+    region = cv2.morphologyEx(region, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8)).astype(bool) & ~scene.frame
+    scene.instances.append(Instance(label, region, int(region.sum()), is_crowd=True))
+
+
+def _add_squiggles(rng: np.random.Generator, scene: Scene) -> None:
+    """Adds one to three thin curves."""
+    height, width = scene.frame.shape
+    t = np.linspace(0, 1, 48)[:, None]
+    for _ in range(rng.integers(1, 4)):
+        ends = rng.uniform(0, (width, height), (4, 2))
+        # cubic Bézier curve
+        points = (1 - t)**3 * ends[0] + 3 * t * (1 - t)**2 * ends[1] + 3 * t**2 * (1 - t) * ends[2] + t**3 * ends[3]
+        coverage = np.zeros((height, width), np.uint8)
+        fraction_bits = 4
+        cv2.polylines(coverage, [np.rint(points * 2**fraction_bits).astype(np.int32)], False, 255, int(rng.integers(1, 4)),
+                      cv2.LINE_AA, fraction_bits)
+        _blend(scene, _contrasting_colour(rng, scene), coverage / np.float32(255))
+        scene.unlabelled |= coverage > 0
+
+
+def draw_scene(seed: int, split: str, index: int, size: Sequence[int]) -> Scene:
+    """Draws one picture with its annotations.
+
+    Args:
+        seed: of the data set.
+        split: 'train' or 'val'.
+        index: of the picture in its split, from 1.
+        size: height and width in pixels.
+    """
+    rng = np.random.default_rng([seed, list(_FIRST_ID).index(split), index])
+    height, width = size
+    image, mean_colour = _background(rng, height, width)
+    scene = Scene(image, np.zeros((height, width), bool), np.zeros((height, width), bool), [mean_colour])
+    if rng.random() < SQUIGGLE_SHARE:
+        _add_squiggles(rng, scene)
+    if index % FRAME_EVERY == 0:
+        thickness = rng.integers(3, 7)
+        scene.frame[:] = True
+        scene.frame[thickness:-thickness, thickness:-thickness] = False
+        scene.unlabelled |= scene.frame
+    if index % EMPTY_EVERY:
+        if index % CROWD_EVERY == 0:
+            _add_crowd(rng, scene)
+        for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
+            _add_object(rng, scene)
+    scene.image[scene.frame] = _contrasting_colour(rng, scene)
+    return scene
+
+
+# ---- COCO's notation ----
+
+def _outlines(mask: np.ndarray) -> Optional[List[List[int]]]:
+    """Polygons [x1, y1, x2, y2, ...] along the pixels' edges, or None where the mask (H, W) has a hole.
+
+    They follow the edges, not the centres, so that pycocotools fills them to exactly the mask that they came from.
+    """
+    scale = 4
+    enlarged = np.kron(mask, np.ones((scale, scale), np.uint8))
+    contours, hierarchy = cv2.findContours(enlarged, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if (hierarchy[..., 3] >= 0).any():
+        return None
+    polygons = []
+    for contour in contours:
+        # contours run through the outermost pixels of the enlarged mask: less than half a pixel of ours from the edge
+        corners = np.rint((contour[:, 0] + 0.5) / scale).astype(int)
+        corners = corners[np.any(corners != np.roll(corners, 1, axis=0), axis=1)]
+        polygons.append(corners.ravel().tolist())
+    return polygons
+
+
+def _run_lengths(mask: np.ndarray) -> Dict[str, List[int]]:
+    """Uncompressed RLE of a mask (H, W): lengths of runs of 0 and 1 in turn, column by column, 0 first."""
+    pixels = mask.ravel(order='F')
+    starts = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    runs = np.diff([0, *starts, pixels.size]).tolist()
+    return dict(size=list(mask.shape), counts=[0, *runs] if pixels[0] else runs)
+
+
+def _annotation(annotation_id: int, image_id: int, instance: Instance) -> dict:
+    polygons = None if instance.is_crowd else _outlines(instance.mask)
+    ys, xs = np.nonzero(instance.mask)
+    left, top = int(xs.min()), int(ys.min())
+    return dict(
+        id=annotation_id,
+        image_id=image_id,
+        category_id=instance.label + 1,
+        segmentation=polygons or _run_lengths(instance.mask),
+        area=len(xs),
+        bbox=[left, top, int(xs.max()) + 1 - left, int(ys.max()) + 1 - top],
+        iscrowd=int(instance.is_crowd))
+
+
+def _coco_header() -> dict:
+    """A COCO annotation file without images and annotations."""
+    date = '2017-01-01 00:00:00'
+    return dict(
+        info=dict(description='Shapes, made by make_shapes.py', url='', version=str(_VERSION), year=2017,
+                  contributor='hybrid_mm', date_created=date),
+        licenses=[dict(id=1, name='Apache License 2.0', url='https://www.apache.org/licenses/LICENSE-2.0')],
+        images=[],
+        annotations=[],
+        categories=[dict(id=label, name=name, supercategory=outline) for label, (name, outline, _) in enumerate(_LOOKS, 1)])
+
+
+# ---- Files ----
+
+def _write(path: Path, image: np.ndarray, *options: int) -> None:
+    if not cv2.imwrite(str(path), image, options):
+        raise OSError(f'{path} could not be written')
+
+
+def _make_split(out: Path, split: str, count: int, size: Sequence[int], seed: int) -> None:
+    """Writes one split in both layouts."""
+    coco_images = out / 'coco' / f'{split}2017'
+    ade = out / 'ade' / 'ADEChallengeData2016'
+    ade_images, ade_maps = ade / 'images' / _ADE_SPLITS[split], ade / 'annotations' / _ADE_SPLITS[split]
+    for folder in (coco_images, ade_images, ade_maps):
+        folder.mkdir(parents=True)
+
+    coco = _coco_header()
+    for index in tqdm(range(1, count + 1), desc=f'shapes, {split}', unit=' pictures'):
+        scene = draw_scene(seed, split, index, size)
+        image_id = _FIRST_ID[split] + index - 1
+        image_path = coco_images / f'{image_id:012d}.jpg'
+        _write(image_path, np.rint(scene.image).clip(0, 255).astype(np.uint8), cv2.IMWRITE_JPEG_QUALITY, 95)
+        ade_name = f'ADE_{split}_{index:08d}'
+        _link(image_path, ade_images / f'{ade_name}.jpg')
+        _write(ade_maps / f'{ade_name}.png', scene.segmentation())
+
+        coco['images'].append(dict(
+            id=image_id, file_name=image_path.name, height=size[0], width=size[1], license=1, coco_url='', flickr_url='',
+            date_captured=coco['info']['date_created']))
+        # ten ids a picture: more than it has objects
+        coco['annotations'] += [_annotation(10 * image_id + i, image_id, x) for i, x in enumerate(scene.instances)]
+    annotation_file = out / 'coco' / 'annotations' / f'instances_{split}2017.json'
+    annotation_file.parent.mkdir(exist_ok=True)
+    annotation_file.write_text(json.dumps(coco))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Makes `target` a second name of the file `source`, or a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
