@@ -13,6 +13,7 @@ Values of a segmentation map: 0 unlabelled (crowds, squiggles, frames), 1 backgr
 A picture depends on the seed, its split and its number alone, so a larger set begins with the pictures of a smaller one.
 """
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -37,13 +38,13 @@ CLASSES = tuple(name for name, _, _ in _LOOKS)
 
 # ---- How hard the data set is. Lengths are in pixels. ----
 MAX_OBJECTS = 6
-# (smallest, largest, share of the objects): COCO's small ones are below 32, its large ones above 96
-SIZE_RANGES = ((14, 25, 0.12), (25, 50, 0.34), (50, 90, 0.42), (90, 110, 0.12))
-MAX_SIZE_SHARE = 0.58       # no object is larger than this share of the picture's short side
+# (smallest, largest, share of the objects). COCO counts an area below 32² as small and one above 96² as large.
+SIZE_RANGES = ((14, 25, 0.10), (25, 50, 0.30), (50, 90, 0.45), (90, 120, 0.15))
+MAX_SIZE_SHARE = 0.62       # no object is larger than this share of the picture's short side
 MIN_TEXTURED_SIZE = 28      # the pattern of a smaller object would not survive a stride of 4
 TEXTURE_CELLS = (4, 6)      # bars or cells across a textured object, fewer where they would get too thin
 MIN_CELL = 5.5              # width of a bar or cell
-MIN_VISIBLE = 0.45          # no object is covered or cut off further than to this share of its area
+MIN_VISIBLE = 0.5           # no object is covered or cut off further than to this share of its area
 OVERLAP_SHARE = 0.4         # of the objects may cover others; the rest are put where there is room
 COLOUR_CONTRAST = 95        # least RGB distance between an object and the background (0 to 441)
 NEIGHBOUR_CONTRAST = 60     # the same between objects of a picture
@@ -61,11 +62,11 @@ MIN_SIDE = 64
 MAX_COUNT = 500_000
 # Fixed, so that a picture of val has the same name whatever the size of train.
 _FIRST_ID = {'train': 1, 'val': MAX_COUNT + 1}
+_IDS_PER_PICTURE = 100      # of annotations
 _ADE_SPLITS = {'train': 'training', 'val': 'validation'}
 _UNLABELLED, _BACKGROUND, _FIRST_CLASS = 0, 1, 2
 
 _STAMP = 'make_shapes.json'  # first and last file written: marks a folder as ours, and says what it holds
-_VERSION = 1                # to be raised with every change of the pictures
 _SUPERSAMPLING = 4
 _PLACEMENT_TRIES = 25
 
@@ -162,7 +163,7 @@ def _contrasting_colour(rng: np.random.Generator, scene: Scene, first_tone: Opti
 
 def _background(rng: np.random.Generator, height: int, width: int) -> Tuple[np.ndarray, np.ndarray]:
     """A gradient with clouds and grain, (H, W, 3) float32, and its mean colour (3,)."""
-    mean = 0.75 * _random_colours(rng, 1)[0] + 0.25 * rng.uniform(0, 255)
+    mean = 0.5 * _random_colours(rng, 1)[0] + 0.5 * rng.uniform(0, 255)
     angle = rng.uniform(0, 2 * np.pi)
     ys, xs = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]
     ramp = np.cos(angle) * xs + np.sin(angle) * ys
@@ -355,6 +356,7 @@ def draw_scene(seed: int, split: str, index: int, size: Sequence[int]) -> Scene:
             _add_crowd(rng, scene)
         for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
             _add_object(rng, scene)
+    # last, for it covers what sticks out of the objects below
     scene.image[scene.frame] = _contrasting_colour(rng, scene)
     return scene
 
@@ -367,7 +369,7 @@ def _outlines(mask: np.ndarray) -> Optional[List[List[int]]]:
     They follow the edges, not the centres, so that pycocotools fills them to exactly the mask that they came from.
     """
     scale = 4
-    enlarged = np.kron(mask, np.ones((scale, scale), np.uint8))
+    enlarged = mask.repeat(scale, axis=0).repeat(scale, axis=1).view(np.uint8)
     contours, hierarchy = cv2.findContours(enlarged, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if (hierarchy[..., 3] >= 0).any():
         return None
@@ -406,8 +408,8 @@ def _coco_header() -> dict:
     """A COCO annotation file without images and annotations."""
     date = '2017-01-01 00:00:00'
     return dict(
-        info=dict(description='Shapes, made by make_shapes.py', url='', version=str(_VERSION), year=2017,
-                  contributor='hybrid_mm', date_created=date),
+        info=dict(description='Shapes, made by make_shapes.py', url='', version='1.0', year=2017, contributor='hybrid_mm',
+                  date_created=date),
         licenses=[dict(id=1, name='Apache License 2.0', url='https://www.apache.org/licenses/LICENSE-2.0')],
         images=[],
         annotations=[],
@@ -417,6 +419,7 @@ def _coco_header() -> dict:
 # ---- Files ----
 
 def _write(path: Path, image: np.ndarray, *options: int) -> None:
+    # where imwrite fails, it only returns False
     if not cv2.imwrite(str(path), image, options):
         raise OSError(f'{path} could not be written')
 
@@ -430,7 +433,7 @@ def _make_split(out: Path, split: str, count: int, size: Sequence[int], seed: in
         folder.mkdir(parents=True)
 
     coco = _coco_header()
-    for index in tqdm(range(1, count + 1), desc=f'shapes, {split}', unit=' pictures'):
+    for index in tqdm(range(1, count + 1), desc=f'shapes, {split}', unit=' pictures', disable=None):
         scene = draw_scene(seed, split, index, size)
         image_id = _FIRST_ID[split] + index - 1
         image_path = coco_images / f'{image_id:012d}.jpg'
@@ -442,8 +445,8 @@ def _make_split(out: Path, split: str, count: int, size: Sequence[int], seed: in
         coco['images'].append(dict(
             id=image_id, file_name=image_path.name, height=size[0], width=size[1], license=1, coco_url='', flickr_url='',
             date_captured=coco['info']['date_created']))
-        # ten ids a picture: more than it has objects
-        coco['annotations'] += [_annotation(10 * image_id + i, image_id, x) for i, x in enumerate(scene.instances)]
+        coco['annotations'] += [_annotation(_IDS_PER_PICTURE * image_id + i, image_id, instance)
+                                for i, instance in enumerate(scene.instances)]
     annotation_file = out / 'coco' / 'annotations' / f'instances_{split}2017.json'
     annotation_file.parent.mkdir(exist_ok=True)
     annotation_file.write_text(json.dumps(coco))
@@ -455,3 +458,122 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _check_arguments(counts: Dict[str, int], size: Sequence[int], seed: int) -> None:
+    for split, count in counts.items():
+        if not 1 <= count <= MAX_COUNT:
+            raise ValueError(f'{split}={count} pictures is not allowed; choose from 1 to {MAX_COUNT}')
+    if len(size) != 2 or min(size) < MIN_SIDE:
+        raise ValueError(f'size={tuple(size)} is not allowed; give height and width, both {MIN_SIDE} or more')
+    if seed < 0:
+        raise ValueError(f'seed={seed} is not allowed; choose 0 or more')
+
+
+def _check_free(folder: Path) -> None:
+    """Raises FileExistsError unless `folder` is missing, empty or made here."""
+    if folder.is_dir():
+        if (folder / _STAMP).is_file() or not any(folder.iterdir()):
+            return
+        raise FileExistsError(f'{folder} holds files that make_shapes.py did not make; choose another folder or empty it')
+    if folder.exists():
+        raise FileExistsError(f'{folder} is a file; choose a folder')
+
+
+def _is_complete(out: Path, stamp: dict) -> bool:
+    """Whether `out` holds all that `stamp` says."""
+    try:
+        if json.loads((out / _STAMP).read_text()) != stamp:
+            return False
+    except (OSError, json.JSONDecodeError):
+        return False
+    ade = out / 'ade' / 'ADEChallengeData2016'
+    for split, ade_split in _ADE_SPLITS.items():
+        folders = (out / 'coco' / f'{split}2017', ade / 'images' / ade_split, ade / 'annotations' / ade_split)
+        if any(len(list(folder.glob('*.*'))) != stamp[split] for folder in folders):
+            return False
+        if not (out / 'coco' / 'annotations' / f'instances_{split}2017.json').is_file():
+            return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder of ours, the stamp last, so that what an interruption leaves is still known as ours."""
+    if not folder.exists():
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+    shutil.rmtree(folder)
+
+
+def make_shapes(out: os.PathLike,
+                train: int = 400,
+                val: int = 100,
+                size: Sequence[int] = (192, 256),
+                seed: int = 0) -> bool:
+    """Makes the data set, unless it is there already.
+
+    It is made beside `out` and renamed when it is whole. A data set of other parameters, or a damaged one, is replaced.
+
+    Args:
+        out: folder to make.
+        train: pictures for training.
+        val: pictures for validation.
+        size: height and width in pixels.
+        seed: of all random numbers.
+
+    Returns:
+        False if `out` held the very data set already.
+
+    Raises:
+        ValueError: a count, the size or the seed is not allowed.
+        FileExistsError: `out` holds something else.
+    """
+    counts = dict(train=train, val=val)
+    _check_arguments(counts, size, seed)
+    out = Path(out).resolve()
+    # another version of this file may draw other pictures
+    generator = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    stamp = dict(generator=generator, seed=seed, size=list(size), **counts)
+    if _is_complete(out, stamp):
+        return False
+
+    unfinished = out.with_name(f'{out.name}.unfinished')
+    for folder in (out, unfinished):
+        _check_free(folder)
+    _remove(unfinished)
+    unfinished.mkdir(parents=True)
+    stamp_file = unfinished / _STAMP
+    stamp_file.write_text('{}')
+    for split, count in counts.items():
+        _make_split(unfinished, split, count, size, seed)
+    stamp_file.write_text(json.dumps(stamp))
+    _remove(out)
+    unfinished.rename(out)
+    return True
+
+
+def _parse_args(argv: Optional[Sequence[str]]) -> Tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(description='Make a synthetic data set of shapes in the layouts of COCO and ADE20K.',
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--out', default='data/shapes', help='folder to make')
+    parser.add_argument('--train', type=int, default=400, help='pictures for training')
+    parser.add_argument('--val', type=int, default=100, help='pictures for validation')
+    parser.add_argument('--size', type=int, nargs=2, default=(192, 256), metavar=('H', 'W'), help='height and width')
+    parser.add_argument('--seed', type=int, default=0, help='seed of all random numbers')
+    return parser, parser.parse_args(argv)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser, args = _parse_args(argv)
+    try:
+        made = make_shapes(**vars(args))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    verb = 'made in' if made else 'already in'
+    print(f'{args.train} + {args.val} pictures of {args.size[0]}x{args.size[1]} with {len(CLASSES)} classes {verb} {args.out}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,52 @@
+"""Packaging. Configs and tools travel inside the wheel as `hybrid_mm/.mim`, where mim and `config_path` look for them."""
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+DET = ['mmengine>=0.10.7', 'mmcv>=2.1.0,<2.2.0', 'mmdet>=3.3.0', 'pycocotools']
+SEG = ['mmengine>=0.10.7', 'mmcv>=2.1.0,<2.2.0', 'mmsegmentation>=1.2.2', 'ftfy', 'regex']  # mmseg needs, but omits, the last
+CLS = ['mmengine>=0.10.7', 'mmcv>=2.1.0,<2.2.0', 'mmpretrain>=1.2.0', 'torchvision']
+
+
+class BuildWithConfigs(build_py):
+    """Copies configs and tools into the built package; an editable install finds them in the clone."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for folder in ('configs', 'tools'):
+                target = Path(self.build_lib) / 'hybrid_mm' / '.mim' / folder
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns('__pycache__'))
+
+
+def version() -> str:
+    scope = {}
+    exec((ROOT / 'hybrid_mm' / 'version.py').read_text(), scope)
+    return scope['__version__']
+
+
+setup(
+    name='hybrid_mm',
+    version=version(),
+    description='Backbones that join convolution and global token mixing, for MMDetection, MMSegmentation and MMPreTrain',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['hybrid_mm', 'hybrid_mm.*']),
+    python_requires='>=3.8',
+    # mmengine and mmcv come with the extras: the maintained forks install the same modules under other names
+    install_requires=['torch>=2.0', 'numpy'],
+    extras_require={
+        'det': DET,
+        'seg': SEG,
+        'cls': CLS,
+        'all': sorted({*DET, *SEG, *CLS}),
+    },
+    cmdclass={'build_py': BuildWithConfigs},
+    zip_safe=False,
+)

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Sets the environment up if need be, then runs the tests: bash tools/run_tests.sh [pytest options]
+set -euo pipefail
+source "$(dirname "$0")/setup_env.sh"
+
+# Test processes side by side, one thread each: more threads than cores starve one another.
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest -n "$(nproc)" --dist worksteal "$@"
