@@ -1,4 +1,4 @@
-"""The authors' released weights: their key names as data, strict conversion, and the initialiser ``hybrid_mm.Released``."""
+"""The authors' released weights: key names as data, strict conversion, and the initialiser ``hybrid_mm.Released``."""
 from .conversion import convert
 from .files import load_released, unwrap
 from .identification import identify

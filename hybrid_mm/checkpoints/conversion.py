@@ -18,12 +18,13 @@ def convert(state_dict: Dict[str, Any], family: str, head: bool = False) -> Dict
         Our key -> the same tensor, in the order of the release.
 
     Raises:
-        ValueError: the family is unknown, a key is none of the family's, two keys would get one name, or ``head`` is asked
-            for and the release has no classifier.
+        ValueError: the family is unknown, a key is none of the family's, two keys would get one name, or ``head`` is
+            asked for and the release has no classifier.
     """
     names, unknown = rename_keys(state_dict, family, head)
     if unknown:
-        raise ValueError(f'{len(unknown)} of {len(state_dict)} keys are not of a released {family}: {list_keys(unknown)}')
+        raise ValueError(
+            f'{len(unknown)} of {len(state_dict)} keys are not of a released {family}: {list_keys(unknown)}')
     if head and not any(name.startswith('head.') for name in names.values()):
         raise ValueError(f'head=True, but this state dict of {family} has no classifier')
     return {name: state_dict[key] for key, name in names.items()}

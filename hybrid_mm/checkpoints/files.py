@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .conversion import list_keys
 
-# Where checkpoints keep their weights, in the order of preference: where averaged weights stand beside the last ones, the
-# published accuracy is theirs. Not mmengine's 'ema_state_dict': its hook saves the averaged weights as 'state_dict'.
+# Where checkpoints keep their weights, in the order of preference: where averaged weights stand beside the last ones,
+# the published accuracy is theirs. Not mmengine's 'ema_state_dict': its hook saves the averaged ones as 'state_dict'.
 _WRAPPINGS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
 
@@ -51,8 +51,8 @@ def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
     """The state dict inside a checkpoint.
 
     Args:
-        checkpoint: a flat state dict, or one under ``state_dict_ema``, ``model_ema``, ``state_dict`` or ``model``, in this
-            order of preference. The prefix ``module.`` of data-parallel training goes if every key has it.
+        checkpoint: a flat state dict, or one under ``state_dict_ema``, ``model_ema``, ``state_dict`` or ``model``, in
+            this order of preference. The prefix ``module.`` of data-parallel training goes if every key has it.
 
     Raises:
         ValueError: there are no tensors, or something else among them.
@@ -72,7 +72,7 @@ def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
 
 
 def _fetch_once_a_node(url: str) -> Path:
-    # torchrun and mmengine's slurm launcher set LOCAL_RANK; mmengine's own local rank needs a group that may not be there
+    # torchrun and mmengine's slurm launcher set LOCAL_RANK; mmengine's own local rank needs a group that may be missing
     if int(os.environ.get('LOCAL_RANK', 0)) > 0:
         dist.barrier()
         return _fetch(url)
@@ -98,16 +98,16 @@ def _fetch(url: str) -> Path:
 
 
 def _read(path: Path, advice: str) -> Any:
-    try:
-        # Training scripts in DeiT's tradition store their command line, a Namespace of plain values, beside the weights.
-        # As a pair, it does not take away the same permission given by someone else.
-        with torch.serialization.safe_globals([(argparse.Namespace, 'argparse.Namespace')]):
+    # Training scripts in DeiT's tradition store their command line, a Namespace of plain values, beside the weights.
+    # Allowed as a pair, since leaving the context would also take away what someone else has allowed in the plain form.
+    with torch.serialization.safe_globals([(argparse.Namespace, 'argparse.Namespace')]):
+        try:
             return torch.load(path, map_location='cpu', weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what reading a broken file raises is open-ended
-        refused = re.search(r'GLOBAL (\S+)', str(error))
-        if refused:
-            raise ValueError(f'{path} holds more than weights: it asks for {refused[1]}, which may run code and is not '
-                             'loaded; give a file with the state dict alone') from None
-        raise ValueError(f'{path} is truncated or no checkpoint of PyTorch; {advice}') from error
+        except PermissionError:
+            raise
+        except Exception as error:  # a broken file can raise almost anything, OSError too
+            refused = re.search(r'GLOBAL (\w+(\.\w+)+) ', str(error))
+            if refused:
+                raise ValueError(f'{path} holds more than weights: it asks for {refused[1]}, which may run code and is '
+                                 'not loaded; give a file with the state dict alone') from None
+            raise ValueError(f'{path} is truncated or no checkpoint of PyTorch; {advice}') from error

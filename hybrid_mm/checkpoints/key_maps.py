@@ -9,7 +9,7 @@ Rules = Tuple[Tuple[str, str], ...]
 
 
 class KeyMap(NamedTuple):
-    """Rules of one family, each a regular expression for a whole released key and what replaces it; the first match counts.
+    """Rules of one family: a regular expression for a whole released key, and what replaces it. The first match counts.
 
     Attributes:
         backbone: rules to the keys of our backbone.

@@ -17,9 +17,9 @@ class Released:
     """Load a released checkpoint into a backbone: ``init_cfg=dict(type='hybrid_mm.Released', checkpoint=...)``.
 
     The file has the release's key names, or ours: what ``tools/converters/convert_released.py`` writes, or a training
-    checkpoint with the same backbone, of which nothing outside of ``backbone.*`` is read. Every tensor of the file must have
-    its place, and every tensor of the backbone its value, except the norms of ``out_norm=True``: no release has them, and
-    they keep their start, 1 and 0. If anything does not fit, the backbone stays as it was.
+    checkpoint with the same backbone, of which nothing outside of ``backbone.*`` is read. Every tensor of the file must
+    have its place, and every tensor of the backbone its value, except the norms of ``out_norm=True``: no release has
+    them, and they keep their start, 1 and 0. If anything does not fit, the backbone stays as it was.
 
     Args:
         checkpoint: path or URL of the file, see `load_released`.
@@ -63,13 +63,14 @@ def _family(module: nn.Module) -> str:
 
 
 def _backbone_part(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """The tensors of the backbone without its prefix, if the file is of a whole model of ours; else all but the classifier."""
+    """The tensors of ``backbone.*`` without the prefix; where there are none, all but a classifier of ours."""
     prefix = 'backbone.'
     part = {key[len(prefix):]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     return part or {key: tensor for key, tensor in tensors.items() if not key.startswith('head.fc.')}
 
 
-def _under_our_keys(file: Dict[str, Tensor], family: str, model: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], List[str]]:
+def _under_our_keys(file: Dict[str, Tensor], family: str,
+                    model: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], List[str]]:
     """The tensors of the file under the backbone's keys, and the keys that the release does not have."""
     names, unknown = rename_keys(file, family)
     if sum(key in model for key in file) > len(names):  # converted before

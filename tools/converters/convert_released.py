@@ -1,7 +1,7 @@
 """Turn an authors' released file into a checkpoint for OpenMMLab: ``{'state_dict': ..., 'meta': ...}``.
 
-The result serves ``load_from`` and ``init_cfg=dict(type='Pretrained', checkpoint=DST, prefix='backbone.')`` of mmdet and
-mmseg, and with ``--head`` as a whole classifier of mmpretrain:
+The result serves ``init_cfg=dict(type='Pretrained', checkpoint=DST, prefix='backbone.')`` and ``load_from`` of mmdet and
+mmseg, with ``--head`` as a whole classifier of mmpretrain:
 
     python tools/converters/convert_released.py TransCNN-Small.pth transcnn_b.pth
 """

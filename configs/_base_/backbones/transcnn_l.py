@@ -1,0 +1,6 @@
+# TransCNN large
+backbone = dict(type='hybrid_mm.TransCNN', arch='large', drop_path_rate=0.3)
+released = dict(
+    type='hybrid_mm.Released',
+    checkpoint='https://github.com/yun-liu/TransCNN/releases/download/v1.0/TransCNN-Large.pth')
+channels = [64, 128, 384, 768]

@@ -1,0 +1,33 @@
+# The synthetic shapes as a segmentation, in ADE20K's layout. Without worker processes an interrupted training resumes
+# exactly.
+_base_ = ['ade20k.py', 'shapes.py']
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='PackSegInputs')
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs')
+]
+
+# MMSegmentation's ADE20KDataset takes ADE20K's own classes only
+shapes_semantic = dict(
+    type='BaseSegDataset',
+    data_root='data/shapes/ade/ADEChallengeData2016',
+    metainfo=dict(classes=('background', *_base_.shapes_classes)),
+    reduce_zero_label=True)
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler'),
+    dataset=dict(shapes_semantic, pipeline=train_pipeline))
+val_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(shapes_semantic, pipeline=test_pipeline))
+test_dataloader = val_dataloader

@@ -1,0 +1,37 @@
+# Mask R-CNN with TransCNN small on the synthetic shapes, from random weights: minutes on two CPU cores
+_base_ = [
+    '../_base_/backbones/transcnn_s.py', '../_base_/models/maskrcnn_fpn.py', '../_base_/datasets/shapes_instance.py',
+    '../_base_/schedules/adamw_shapes.py', '../_base_/runtime_det.py'
+]
+max_epochs = 4
+channels_of_heads = 64
+num_classes = len(_base_.shapes_classes)
+
+model = dict(
+    # a norm on each output and statistics of its own, as nothing is pre-trained
+    backbone=dict(_base_.backbone, drop_path_rate=0., out_norm=True, norm_eval=False),
+    neck=dict(in_channels=_base_.channels, out_channels=channels_of_heads),
+    rpn_head=dict(
+        in_channels=channels_of_heads,
+        feat_channels=channels_of_heads,
+        anchor_generator=dict(scales=[4])),  # the pictures are small: anchors of 16 to 256 pixels
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=channels_of_heads),
+        bbox_head=dict(in_channels=channels_of_heads, fc_out_channels=256, num_classes=num_classes),
+        mask_roi_extractor=dict(out_channels=channels_of_heads),
+        mask_head=dict(
+            num_convs=2,
+            in_channels=channels_of_heads,
+            conv_out_channels=channels_of_heads,
+            num_classes=num_classes)),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64))),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
+
+train_dataloader = dict(batch_size=4)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
+custom_hooks = [
+    *_base_.custom_hooks, dict(type='hybrid_mm.ProgressBarHook'), dict(type='hybrid_mm.RandomStateHook')
+]
