@@ -2,6 +2,7 @@
 import argparse
 import os
 import re
+from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Dict
@@ -98,9 +99,10 @@ def _fetch(url: str) -> Path:
 
 
 def _read(path: Path, advice: str) -> Any:
-    # Training scripts in DeiT's tradition store their command line, a Namespace of plain values, beside the weights.
-    # Allowed as a pair, since leaving the context would also take away what someone else has allowed in the plain form.
-    with torch.serialization.safe_globals([(argparse.Namespace, 'argparse.Namespace')]):
+    # Training scripts in DeiT's tradition store their command line, a Namespace of plain values, beside the weights;
+    # torch below 2.5 has no way to allow it.
+    allow = getattr(torch.serialization, 'safe_globals', nullcontext)
+    with allow([argparse.Namespace]):
         try:
             return torch.load(path, map_location='cpu', weights_only=True)
         except PermissionError:

@@ -150,7 +150,8 @@ def test_file_of_another_network_is_recognised(name, messages, names, save):
 
 
 @pytest.mark.parametrize('options, messages', [
-    (dict(h_mhsa='iterative'), ['the file holds TransCNN small, the model is of no released arch; the file lacks stages']),
+    (dict(h_mhsa='iterative'),
+     ['the file holds TransCNN small, the model is of no released arch; the file lacks']),
     (dict(in_channels=1), ['the model is of no released arch', 'stem.0.weight (16, 3, 3, 3) instead of (16, 1, 3, 3)']),
     (dict(norm_cfg=dict(type='GN', num_groups=1)), ['the model has no stem.1.running_mean']),
 ])

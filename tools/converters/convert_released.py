@@ -1,7 +1,7 @@
 """Turn an authors' released file into a checkpoint for OpenMMLab: ``{'state_dict': ..., 'meta': ...}``.
 
-The result serves ``init_cfg=dict(type='Pretrained', checkpoint=DST, prefix='backbone.')`` and ``load_from`` of mmdet and
-mmseg, with ``--head`` as a whole classifier of mmpretrain:
+The result serves mmdet and mmseg as ``init_cfg=dict(type='Pretrained', checkpoint=DST, prefix='backbone.')`` or
+``load_from``, and with ``--head`` mmpretrain as a whole classifier:
 
     python tools/converters/convert_released.py TransCNN-Small.pth transcnn_b.pth
 """

@@ -84,6 +84,8 @@ _OUTLINES = {
     'triangle': 0.62 * _ring(3),
     'star': _ring(10, (0.64, 0.29)),
 }
+# Width of a textured outline of size 1 along the axes of its texture.
+_TEXTURE_WIDTHS = {'disc': 1., 'square': 0.62 * np.sqrt(2)}
 
 
 @dataclass
@@ -181,19 +183,19 @@ def _is_textured(label: int) -> bool:
     return _LOOKS[label][2] is not None
 
 
-def _second_tone(texture: str, u: np.ndarray, v: np.ndarray, extent: float, cells: int) -> np.ndarray:
+def _second_tone(texture: str, u: np.ndarray, v: np.ndarray, width: float, cells: int) -> np.ndarray:
     """Where a texture has its second tone: bool, of the shape of `u` and `v`, coordinates along the object's own axes.
 
     Args:
         texture: 'stripes' or 'checks'.
         u, v: distance from the object's centre in pixels.
-        extent: width of the object.
+        width: of the object in pixels.
         cells: bars or cells across that width.
     """
-    columns = np.floor((u / extent + 0.5) * cells)
+    columns = np.floor((u / width + 0.5) * cells)
     if texture == 'stripes':
         return columns % 2 == 1
-    return (columns + np.floor((v / extent + 0.5) * cells)) % 2 == 1
+    return (columns + np.floor((v / width + 0.5) * cells)) % 2 == 1
 
 
 def _draw_object(rng: np.random.Generator, label: int, size: float,
@@ -223,10 +225,9 @@ def _draw_object(rng: np.random.Generator, label: int, size: float,
         ys, xs = (np.mgrid[:len(coverage), :len(coverage)] + 0.5) / _SUPERSAMPLING - side / 2
         # axes of the texture are at 45° to the ray from the centre to the first corner: along a square's sides
         u, v = np.stack([xs + ys, ys - xs], axis=-1).dot(rotation.T).transpose(2, 0, 1) / np.sqrt(2)
-        extent = size * (1 if outline == 'disc' else 0.62 * np.sqrt(2))
-        most_cells = max(int(extent / MIN_CELL), 2)
-        cells = min(rng.integers(TEXTURE_CELLS[0], TEXTURE_CELLS[1] + 1), most_cells)
-        second = _second_tone(texture, u, v, extent, cells).astype(np.float32)
+        width = size * _TEXTURE_WIDTHS[outline]
+        cells = min(rng.integers(TEXTURE_CELLS[0], TEXTURE_CELLS[1] + 1), max(int(width / MIN_CELL), 2))
+        second = _second_tone(texture, u, v, width, cells).astype(np.float32)
         second = cv2.resize(second, (side, side), interpolation=cv2.INTER_AREA)[..., None]
         colours = colours + second * (tones[1] - tones[0]).astype(np.float32)
     coverage = cv2.resize(coverage, (side, side), interpolation=cv2.INTER_AREA)

@@ -1,7 +1,6 @@
 # 300 epochs of AdamW, as PVT; its cool-down of 10 epochs lies behind the last epoch and has no effect there
 optim_wrapper = dict(
     type='AmpOptimWrapper',
-    loss_scale='dynamic',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0.))
 param_scheduler = [
