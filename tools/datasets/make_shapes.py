@@ -9,8 +9,8 @@ writes the same pictures in two layouts::
     <out>/ade/ADEChallengeData2016/images/{training,validation}/ADE_{train,val}_00000001.jpg
     <out>/ade/ADEChallengeData2016/annotations/{training,validation}/ADE_{train,val}_00000001.png
 
-Values of a segmentation map: 0 unlabelled (crowds, squiggles, frames), 1 background, 2 and up the classes in COCO's order.
-A picture depends on the seed, its split and its number alone, so a larger set begins with the pictures of a smaller one.
+Values of a segmentation map: 0 unlabelled (crowds, squiggles, frames), 1 background, 2 and up the classes as in
+COCO. A picture depends on the seed, its split and its number alone: a larger set begins with the pictures of a smaller.
 """
 import argparse
 import hashlib
@@ -139,8 +139,9 @@ def _brightness(colours: np.ndarray) -> np.ndarray:
 
 def _random_colours(rng: np.random.Generator, count: int) -> np.ndarray:
     """Colours (count, 3), BGR from 0 to 255, of any hue and mostly vivid."""
-    hsv = np.stack([rng.uniform(0, 180, count), 255 * rng.uniform(0.25, 1, count), 255 * rng.uniform(0.25, 1, count)], 1)
-    return cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2BGR)[0].astype(np.float64)
+    # OpenCV has hues from 0 to 180
+    hsv = rng.uniform((0, 64, 64), (180, 255, 255), (count, 3)).astype(np.uint8)
+    return cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0].astype(np.float64)
 
 
 def _contrasting_colour(rng: np.random.Generator, scene: Scene, first_tone: Optional[np.ndarray] = None) -> np.ndarray:
@@ -326,8 +327,9 @@ def _add_squiggles(rng: np.random.Generator, scene: Scene) -> None:
         points = (1 - t)**3 * ends[0] + 3 * t * (1 - t)**2 * ends[1] + 3 * t**2 * (1 - t) * ends[2] + t**3 * ends[3]
         coverage = np.zeros((height, width), np.uint8)
         fraction_bits = 4
-        cv2.polylines(coverage, [np.rint(points * 2**fraction_bits).astype(np.int32)], False, 255, int(rng.integers(1, 4)),
-                      cv2.LINE_AA, fraction_bits)
+        points = np.rint(points * 2**fraction_bits).astype(np.int32)
+        thickness = int(rng.integers(1, 4))
+        cv2.polylines(coverage, [points], False, 255, thickness, cv2.LINE_AA, fraction_bits)
         _blend(scene, _contrasting_colour(rng, scene), coverage / np.float32(255))
         scene.unlabelled |= coverage > 0
 
@@ -409,12 +411,12 @@ def _coco_header() -> dict:
     """A COCO annotation file without images and annotations."""
     date = '2017-01-01 00:00:00'
     return dict(
-        info=dict(description='Shapes, made by make_shapes.py', url='', version='1.0', year=2017, contributor='hybrid_mm',
-                  date_created=date),
+        info=dict(description='Shapes, made by make_shapes.py', url='', version='1.0', year=2017,
+                  contributor='hybrid_mm', date_created=date),
         licenses=[dict(id=1, name='Apache License 2.0', url='https://www.apache.org/licenses/LICENSE-2.0')],
         images=[],
         annotations=[],
-        categories=[dict(id=label, name=name, supercategory=outline) for label, (name, outline, _) in enumerate(_LOOKS, 1)])
+        categories=[dict(id=i, name=name, supercategory=outline) for i, (name, outline, _) in enumerate(_LOOKS, 1)])
 
 
 # ---- Files ----
@@ -444,8 +446,8 @@ def _make_split(out: Path, split: str, count: int, size: Sequence[int], seed: in
         _write(ade_maps / f'{ade_name}.png', scene.segmentation())
 
         coco['images'].append(dict(
-            id=image_id, file_name=image_path.name, height=size[0], width=size[1], license=1, coco_url='', flickr_url='',
-            date_captured=coco['info']['date_created']))
+            id=image_id, file_name=image_path.name, height=size[0], width=size[1], license=1, coco_url='',
+            flickr_url='', date_captured=coco['info']['date_created']))
         coco['annotations'] += [_annotation(_IDS_PER_PICTURE * image_id + i, image_id, instance)
                                 for i, instance in enumerate(scene.instances)]
     annotation_file = out / 'coco' / 'annotations' / f'instances_{split}2017.json'
@@ -476,7 +478,7 @@ def _check_free(folder: Path) -> None:
     if folder.is_dir():
         if (folder / _STAMP).is_file() or not any(folder.iterdir()):
             return
-        raise FileExistsError(f'{folder} holds files that make_shapes.py did not make; choose another folder or empty it')
+        raise FileExistsError(f'{folder} holds files that make_shapes.py did not make; choose another or empty it')
     if folder.exists():
         raise FileExistsError(f'{folder} is a file; choose a folder')
 
@@ -491,7 +493,7 @@ def _is_complete(out: Path, stamp: dict) -> bool:
     ade = out / 'ade' / 'ADEChallengeData2016'
     for split, ade_split in _ADE_SPLITS.items():
         folders = (out / 'coco' / f'{split}2017', ade / 'images' / ade_split, ade / 'annotations' / ade_split)
-        if any(len(list(folder.glob('*.*'))) != stamp[split] for folder in folders):
+        if any(len(list(folder.glob('[!.]*'))) != stamp[split] for folder in folders):
             return False
         if not (out / 'coco' / 'annotations' / f'instances_{split}2017.json').is_file():
             return False
@@ -555,25 +557,22 @@ def make_shapes(out: os.PathLike,
     return True
 
 
-def _parse_args(argv: Optional[Sequence[str]]) -> Tuple[argparse.ArgumentParser, argparse.Namespace]:
-    parser = argparse.ArgumentParser(description='Make a synthetic data set of shapes in the layouts of COCO and ADE20K.',
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description='Make a data set of shapes in the layouts of COCO and ADE20K.',
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--out', default='data/shapes', help='folder to make')
     parser.add_argument('--train', type=int, default=400, help='pictures for training')
     parser.add_argument('--val', type=int, default=100, help='pictures for validation')
     parser.add_argument('--size', type=int, nargs=2, default=(192, 256), metavar=('H', 'W'), help='height and width')
     parser.add_argument('--seed', type=int, default=0, help='seed of all random numbers')
-    return parser, parser.parse_args(argv)
-
-
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    parser, args = _parse_args(argv)
+    args = parser.parse_args(argv)
     try:
         made = make_shapes(**vars(args))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     verb = 'made in' if made else 'already in'
-    print(f'{args.train} + {args.val} pictures of {args.size[0]}x{args.size[1]} with {len(CLASSES)} classes {verb} {args.out}')
+    height, width = args.size
+    print(f'{args.train} + {args.val} pictures of {height}x{width} with {len(CLASSES)} classes {verb} {args.out}')
 
 
 if __name__ == '__main__':

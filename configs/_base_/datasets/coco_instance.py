@@ -52,7 +52,8 @@ val_evaluator = dict(
     format_only=False)
 test_evaluator = val_evaluator
 
-# for tools/test.py --tta
+# for tools/test.py --tta; MMDetection merges boxes only, so a detector with masks also needs
+# --cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox
 tta_model = dict(
     type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 tta_pipeline = [

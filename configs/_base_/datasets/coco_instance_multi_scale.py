@@ -1,7 +1,8 @@
 # COCO 2017 instance segmentation, trained at a short side of 480 to 800, half of the time after a crop, as DETR
 _base_ = ['coco_instance.py']
 
-multi_scale_resize = dict(type='RandomChoiceResize', scales=[(side, 1333) for side in range(480, 801, 32)], keep_ratio=True)
+multi_scale_resize = dict(
+    type='RandomChoiceResize', scales=[(side, 1333) for side in range(480, 801, 32)], keep_ratio=True)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
