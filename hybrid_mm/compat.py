@@ -76,5 +76,27 @@ def flush_denormals() -> None:
         torch.set_flush_denormal(True)
 
 
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that torch frees, on a Linux machine without a GPU.
+
+    glibc gives a large block back to the system when it is freed, and each iteration of a training then pays for the same
+    pages again: about 80,000 page faults a step of TransCNN small at 4 x 192x256, a sixth of its time. Does nothing where
+    a GPU is present or the C library is another one.
+    """
+    import ctypes
+
+    import torch
+    if torch.cuda.is_available():
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+    mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap, too
+    mallopt(M_TRIM_THRESHOLD, -1)  # and the heap never shrinks
+    mallopt(M_TOP_PAD, 1 << 26)
+
+
 def _version(text: str) -> tuple:
     return tuple(int(part) for part in text.split('+')[0].split('.')[:2])

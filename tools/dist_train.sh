@@ -4,7 +4,8 @@
 # On several machines set NNODES, NODE_RANK, MASTER_ADDR and PORT, as for torchrun.
 set -euo pipefail
 if ! [[ ${2:-} =~ ^[1-9][0-9]*$ ]]; then
-    echo "Error: give a config and a number of processes: bash tools/dist_train.sh CONFIG GPUS [options of train.py]" >&2
+    echo "Error: give a config and a number of processes:" \
+         "bash tools/dist_train.sh CONFIG GPUS [options of train.py]" >&2
     exit 1
 fi
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -4,7 +4,8 @@
 #     bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]
 set -euo pipefail
 if [ $# -lt 4 ]; then
-    echo "Error: give four arguments: bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]" >&2
+    echo "Error: give four arguments:" \
+         "bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]" >&2
     exit 1
 fi
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -1,4 +1,5 @@
 """Checks between building and training: do data, heads and checkpoint belong together?"""
+import re
 from typing import Any, Dict, Iterator, Tuple
 
 from mmengine.hooks import Hook
@@ -24,10 +25,10 @@ class CheckSetupHook(Hook):
     goes on with random weights where a checkpoint is of another network.
 
     Raises:
-        SetupError: a data set is empty; ``num_classes`` of a head is not the number of the data's classes; a class is not
-            in the COCO file; training and validation data have different classes; the tensors of a checkpoint are not
-            those of the model (when testing and resuming: all of them; for ``load_from`` in training: the backbone's,
-            since fine-tuning starts with new heads).
+        SetupError: a data set is empty; ``num_classes`` of a head is not the number of the data's classes; a class is
+            not in the COCO file; training and validation data have different classes; the tensors of a checkpoint are
+            not those of the model. Resuming needs exactly these; testing may do without a head of the file, such as an
+            auxiliary one; ``load_from`` in training takes the backbone's, since fine-tuning starts with new heads.
     """
 
     priority = 'VERY_HIGH'
@@ -41,7 +42,8 @@ class CheckSetupHook(Hook):
             for _, leaf in leaf_datasets(dataset, split):
                 if reads_coco_files(type(leaf)):
                     check_categories(leaf.ann_file, leaf.metainfo['classes'], with_annotations=not leaf.test_mode)
-            classes = dataset.metainfo.get('classes')
+            metainfo = getattr(dataset, 'metainfo', None)
+            classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
             if classes is None:
                 continue
             _check_heads(model, classes, split)
@@ -55,8 +57,11 @@ class CheckSetupHook(Hook):
         file = {key[len('module.'):] if key.startswith('module.') else key: tuple(getattr(value, 'shape', ()))
                 for key, value in checkpoint.get('state_dict', checkpoint).items()}
         wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-        fine_tuning = isinstance(runner._train_loop, BaseLoop) and not runner._resume
-        if fine_tuning:
+        testing = not isinstance(runner._train_loop, BaseLoop)
+        fine_tuning = not testing and not runner._resume
+        if testing:
+            file = {key: shape for key, shape in file.items() if not _is_of_absent_head(key, wanted)}
+        elif fine_tuning:
             wanted = {key: shape for key, shape in wanted.items() if key.startswith('backbone.')}
             file = {key: shape for key, shape in file.items() if key in wanted}
         faults = _differences(file, wanted)
@@ -76,7 +81,8 @@ def _built_datasets(runner: Runner) -> Iterator[Tuple[str, Any]]:
 
 def _check_heads(model: nn.Module, classes: Any, split: str) -> None:
     if isinstance(classes, str):
-        raise SetupError(f'metainfo.classes={classes!r} of the {split} data is a string; write the tuple ({classes!r}, )')
+        raise SetupError(f'metainfo.classes={classes!r} of the {split} data is a string; write the tuple '
+                         f'({classes!r}, )')
     for name, module in model.named_modules():
         part = [word for word in name.split('.') if not word.isdigit()][-1:]  # roi_head.bbox_head.0 is a bbox_head
         count = getattr(module, 'num_classes', None)
@@ -86,12 +92,19 @@ def _check_heads(model: nn.Module, classes: Any, split: str) -> None:
                              'other metainfo.classes')
 
 
+def _is_of_absent_head(key: str, wanted: Dict[str, tuple]) -> bool:
+    """Whether a tensor belongs to a head, such as ``roi_head.mask_head``, of which the model has nothing."""
+    head = re.match(r'.*head\.', key)
+    return head is not None and not any(name.startswith(head[0]) for name in wanted)
+
+
 def _differences(file: Dict[str, tuple], wanted: Dict[str, tuple]) -> str:
     """What is wrong with the tensors of a file, key -> shape; empty if nothing is."""
     # counts that no computation of the networks uses; files of old versions lack them
     missing = [key for key in wanted if key not in file and not key.endswith('num_batches_tracked')]
     unknown = [key for key in file if key not in wanted]
-    reshaped = [f'{key} {file[key]} instead of {shape}' for key, shape in wanted.items() if file.get(key, shape) != shape]
+    reshaped = [f'{key} {file[key]} instead of {shape}' for key, shape in wanted.items()
+                if file.get(key, shape) != shape]
     faults = []
     if missing:
         faults.append(f'it lacks {len(missing)} of {len(wanted)} tensors ({shorten(missing, 3)})')

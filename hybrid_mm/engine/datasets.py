@@ -61,7 +61,8 @@ def check_categories(path: str, classes: Sequence[str], with_annotations: bool =
 def read_categories(path: str, with_annotations: bool = True) -> List[str]:
     """Names of a COCO annotation file's categories, in its order.
 
-    Searches the file for its keys and parses the categories alone: a second where parsing COCO's training file takes many.
+    Searches the file for its keys and parses the categories alone: less than a second, where parsing the annotations of
+    COCO's training set takes many.
 
     Args:
         path: the file.

@@ -3,7 +3,7 @@ from typing import Sequence
 
 
 class SetupError(ValueError):
-    """A setting that cannot work, found before training; the message is one sentence with the value and what is allowed."""
+    """A setting that cannot work, found before training; the message names the value and what is allowed."""
 
 
 def shorten(names: Sequence[str], limit: int = 5) -> str:

@@ -4,6 +4,7 @@ A fault that the user can mend ends with one sentence on stderr and exit status 
 keeps its traceback.
 """
 import os
+from argparse import Namespace
 from contextlib import contextmanager
 from types import FrameType
 from typing import Iterator, Optional, Sequence
@@ -73,8 +74,10 @@ def one_sentence() -> Iterator[None]:
         raise
 
 
-def _prepare(args) -> Config:
+def _prepare(args: Namespace) -> Config:
     check_launcher(args.launcher)
+    if args.launcher != 'none':  # Open MPI has a name of its own, old launchers of torch an option
+        os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(args.local_rank)))
     check_file(args.config, 'the config')
     cfg = load_config(args)
     require(cfg.get('default_scope'))
@@ -82,9 +85,6 @@ def _prepare(args) -> Config:
 
 
 def _build_runner(cfg: Config) -> Runner:
-    if cfg.launcher != 'none':
-        # Open MPI has its own name for it
-        os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', '0'))
     if get_device() == 'cpu':
         for notice in adapt_to_cpu(cfg):
             if os.environ.get('RANK', '0') == '0':
@@ -108,5 +108,6 @@ def _raising_frame(error: BaseException) -> FrameType:
 
 
 def _empty(dataset) -> SetupError:
-    return SetupError(f'{type(dataset).__name__} has no images: none of ann_file={dataset.ann_file!r} and '
-                      f'data_prefix={dict(dataset.data_prefix)} pass filter_cfg={dataset.filter_cfg}; check these three')
+    return SetupError(f'{type(dataset).__name__} has no images: of ann_file={dataset.ann_file!r} and '
+                      f'data_prefix={dict(dataset.data_prefix)} none pass filter_cfg={dataset.filter_cfg}; '
+                      'check these three')

@@ -9,12 +9,12 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS
 
-from .datasets import check_categories, leaf_datasets, reads_coco_files
+from .datasets import check_categories, leaf_datasets, read_categories, reads_coco_files
 from .errors import SetupError
 
 _VARIABLES = {  # launcher -> environment variables that its processes have, and how they are started
     'pytorch': (('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), 'bash tools/dist_train.sh CONFIG GPUS'),
-    'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'bash tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR'),
+    'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'bash tools/slurm_train.sh PARTITION JOB CONFIG ...'),
     'mpi': (('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MASTER_ADDR'), 'mpirun'),
 }
 
@@ -23,22 +23,22 @@ def check_launcher(launcher: str) -> None:
     """See that ``--launcher`` agrees with the environment.
 
     Raises:
-        SetupError: a launcher started this process, but ``--launcher`` is missing; or the other way round; or a launcher
-            that needs GPUs runs without.
+        SetupError: a launcher started this process, but ``--launcher`` is missing; or the other way round; or a
+            launcher that needs GPUs runs without.
     """
     environ = os.environ
     if launcher == 'none':
         # each process would train on its own, all into the same folder
         for name in ('LOCAL_RANK', 'WORLD_SIZE'):
             if name == 'LOCAL_RANK' and name in environ or int(environ.get(name, 1)) > 1:
-                raise SetupError(f'{name}={environ[name]} is set, as a launcher of several processes does, but --launcher is '
-                                 f'missing; add --launcher pytorch, or unset {name} for a single process')
+                raise SetupError(f'{name}={environ[name]} is set, as a launcher of several processes does, but '
+                                 f'--launcher is missing; add --launcher pytorch, or unset {name} for a single process')
         return
     names, command = _VARIABLES[launcher]
     missing = [name for name in names if name not in environ]
     if missing:
-        raise SetupError(f'--launcher {launcher} needs the environment variables {", ".join(missing)}, which are not set; '
-                         f'start with `{command}`, or leave --launcher out for a single process')
+        raise SetupError(f'--launcher {launcher} needs the environment variables {", ".join(missing)}, which are not '
+                         f'set; start with `{command}`, or leave --launcher out for a single process')
     if launcher != 'pytorch' and get_device() == 'cpu':
         raise SetupError(f'--launcher {launcher} needs GPUs and there is none; without a GPU use --launcher pytorch')
 
@@ -55,7 +55,7 @@ def check_file(path: str, what: str) -> None:
 
 
 def check_checkpoint(path: Optional[str], what: str) -> None:
-    """See that a local checkpoint exists and is whole. Checkpoints at other places, such as URLs, are left to the runner.
+    """See that a local checkpoint exists and is whole. One at another place, such as a URL, is left to the runner.
 
     Args:
         path: the file, or None.
@@ -88,7 +88,10 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
             _check_dataset(dataset, name, cfg.default_scope)
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-            _check_path(evaluator.get('ann_file'), f'{split}_evaluator.ann_file', f'{split}_evaluator.ann_file')
+            path, name = evaluator.get('ann_file'), f'{split}_evaluator.ann_file'
+            _check_path(path, name, name)
+            if evaluator.get('type') == 'CocoMetric' and not evaluator.get('format_only') and os.path.isfile(path or ''):
+                read_categories(path)  # here it has to have annotations
 
 
 def _check_dataset(dataset: dict, name: str, scope: str) -> None:
@@ -103,11 +106,11 @@ def _check_dataset(dataset: dict, name: str, scope: str) -> None:
     prefixes = dataset.get('data_prefix')
     paths.update({f'data_prefix.{key}': path for key, path in prefixes.items()}
                  if isinstance(prefixes, dict) else dict(data_prefix=prefixes))
-    paths = {key: os.path.join(root or '', path) for key, path in paths.items() if path}
+    paths = {key: os.path.join(root or '', path) for key, path in paths.items() if path and isinstance(path, str)}
     for key, path in paths.items():
         _check_path(path, f'{name}.{key}', f'{name}.data_root' if root else f'{name}.{key}')
-    if reads_coco_files(kind) and 'ann_file' in paths:
-        classes = dataset.get('metainfo', {}).get('classes') or kind.METAINFO['classes']
+    if reads_coco_files(kind) and os.path.isfile(paths.get('ann_file', '')):
+        classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO['classes']
         if not isinstance(classes, str):  # a file with names, which the data set reads
             check_categories(paths['ann_file'], classes, with_annotations=not dataset.get('test_mode', False))
 

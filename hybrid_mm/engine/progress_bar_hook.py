@@ -39,7 +39,10 @@ class ProgressBarHook(Hook):
         console = Console()
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[status]}'),
+                TextColumn('{task.description}'),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn('{task.fields[status]}'),
                 console=console)
             self._bar.start()  # from here on sys.stdout prints above the bar
             atexit.register(self._bar.stop)  # gives the cursor back after an error too

@@ -22,7 +22,7 @@ class RandomStateHook(Hook):
     and that ``num_workers=0``: what worker processes draw is theirs and starts anew.
     """
 
-    # Just in front of CheckpointHook (90). It saves in the main process alone, so all have to hand in their states before.
+    # Just in front of CheckpointHook (90), which saves in the main process alone: all hand in their states before.
     priority = 89
 
     def __init__(self) -> None:

@@ -48,9 +48,9 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise SetupError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, the total batch that its '
-                             'learning rate is for')
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise SetupError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, the total batch that '
+                             'its learning rate is for')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
@@ -91,12 +91,11 @@ def adapt_to_cpu(cfg: Config) -> List[str]:
     if cfg.launcher != 'none':
         if _replace_sync_bn(cfg.model) or cfg.pop('sync_bn', None):
             notices.append('Without a GPU SyncBN becomes BN: each process takes the statistics of its own batch.')
-        cfg.model_wrapper_cfg = dict(
+        defaults = dict(
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-            **cfg.get('model_wrapper_cfg', {}))
-        cfg.model_wrapper_cfg.device_ids = None
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg = {**defaults, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
     return notices
 
 
@@ -131,8 +130,9 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
 
 def _augment(cfg: Config) -> None:
     if _predicts_masks(cfg.model):
-        raise SetupError('--tta merges boxes, but not masks, and roi_head.mask_head of the config predicts masks; leave '
-                         '--tta out')
+        raise SetupError('--tta merges boxes, but not masks, and roi_head.mask_head of the config predicts masks; '
+                         'evaluate the boxes alone with `--cfg-options model.roi_head.mask_head=None '
+                         'test_evaluator.metric=bbox`, or leave --tta out')
     tta_model = cfg.get('tta_model') or _TTA_MODELS[cfg.default_scope]
     datasets = [dataset for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, '')]
     tta_pipeline = cfg.get('tta_pipeline') or _flips(datasets[0].pipeline, cfg.default_scope)
@@ -142,7 +142,7 @@ def _augment(cfg: Config) -> None:
 
 
 def _predicts_masks(model: dict) -> bool:
-    return model.get('roi_head', {}).get('mask_head') is not None
+    return (model.get('roi_head') or {}).get('mask_head') is not None
 
 
 def _flips(pipeline: List[dict], scope: str) -> List[dict]:

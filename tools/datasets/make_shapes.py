@@ -28,11 +28,10 @@ from tqdm import tqdm
 # What a class looks like: (name, outline, texture). Outline and texture tell classes apart, colours are random.
 _LOOKS = (
     ('disc', 'disc', None),
-    ('striped disc', 'disc', 'stripes'),
-    ('square', 'square', None),
-    ('checked square', 'square', 'checks'),
-    ('triangle', 'triangle', None),
-    ('star', 'star', None),
+    ('cross', 'cross', None),
+    ('striped square', 'square', 'stripes'),
+    ('checked triangle', 'triangle', 'checks'),
+    ('dotted star', 'star', 'dots'),
 )
 CLASSES = tuple(name for name, _, _ in _LOOKS)
 
@@ -44,6 +43,7 @@ MAX_SIZE_SHARE = 0.62       # no object is larger than this share of the picture
 MIN_TEXTURED_SIZE = 28      # the pattern of a smaller object would not survive a stride of 4
 TEXTURE_CELLS = (4, 6)      # bars or cells across a textured object, fewer where they would get too thin
 MIN_CELL = 5.5              # width of a bar or cell
+MAX_TILT = 20               # degrees an object is turned from upright
 MIN_VISIBLE = 0.5           # no object is covered or cut off further than to this share of its area
 OVERLAP_SHARE = 0.4         # of the objects may cover others; the rest are put where there is room
 COLOUR_CONTRAST = 95        # least RGB distance between an object and the background (0 to 441)
@@ -71,21 +71,21 @@ _SUPERSAMPLING = 4
 _PLACEMENT_TRIES = 25
 
 
-def _ring(count: int, radii: Sequence[float] = (1.,)) -> np.ndarray:
-    """Corners (count, 2) of a polygon around the origin, their radii taken in turn."""
-    angles = np.arange(count) * 2 * np.pi / count
+def _ring(count: int, first: float, radii: Sequence[float] = (1.,)) -> np.ndarray:
+    """Corners (count, 2) of a polygon around the origin, the first at an angle in degrees, their radii taken in turn."""
+    angles = np.radians(first) + np.arange(count) * 2 * np.pi / count
     return np.resize(radii, count)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-# Outlines for an object of size 1: a disc of diameter 1 and others that look about as large.
+# Outlines for an upright object of size 1: a disc of diameter 1 and others that look about as large.
 _OUTLINES = {
-    'disc': 0.5 * _ring(72),
-    'square': 0.62 * _ring(4),
-    'triangle': 0.62 * _ring(3),
-    'star': _ring(10, (0.64, 0.29)),
+    'disc': 0.5 * _ring(72, 0),
+    'square': 0.62 * _ring(4, 45),
+    'triangle': 0.62 * _ring(3, -90),
+    'star': _ring(10, -90, (0.64, 0.32)),
+    'cross': np.float64([(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1),
+                         (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1), (-1, -1)]) / 6,
 }
-# Width of a textured outline of size 1 along the axes of its texture.
-_TEXTURE_WIDTHS = {'disc': 1., 'square': 0.62 * np.sqrt(2)}
 
 
 @dataclass
@@ -188,20 +188,22 @@ def _second_tone(texture: str, u: np.ndarray, v: np.ndarray, width: float, cells
     """Where a texture has its second tone: bool, of the shape of `u` and `v`, coordinates along the object's own axes.
 
     Args:
-        texture: 'stripes' or 'checks'.
+        texture: 'stripes', 'checks' or 'dots'.
         u, v: distance from the object's centre in pixels.
         width: of the object in pixels.
         cells: bars or cells across that width.
     """
-    columns = np.floor((u / width + 0.5) * cells)
+    columns, rows = (u / width + 0.5) * cells, (v / width + 0.5) * cells
     if texture == 'stripes':
-        return columns % 2 == 1
-    return (columns + np.floor((v / width + 0.5) * cells)) % 2 == 1
+        return np.floor(columns) % 2 == 1
+    if texture == 'checks':
+        return (np.floor(columns) + np.floor(rows)) % 2 == 1
+    return (columns % 1 - 0.5)**2 + (rows % 1 - 0.5)**2 < 0.32**2
 
 
 def _draw_object(rng: np.random.Generator, label: int, size: float,
                  tones: Sequence[np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
-    """Draws an object at a random angle on a patch of its own.
+    """Draws an object, turned a little, on a patch of its own.
 
     Args:
         rng: random numbers.
@@ -214,8 +216,8 @@ def _draw_object(rng: np.random.Generator, label: int, size: float,
     """
     _, outline, texture = _LOOKS[label]
     side = int(np.ceil(1.3 * size)) + 2
-    angle = rng.uniform(0, 2 * np.pi)
-    cos, sin = np.cos(angle), np.sin(angle)
+    tilt = np.radians(rng.uniform(-MAX_TILT, MAX_TILT))
+    cos, sin = np.cos(tilt), np.sin(tilt)
     rotation = np.array([[cos, sin], [-sin, cos]])
     corners = size * _OUTLINES[outline] @ rotation + side / 2
     coverage = np.zeros((side * _SUPERSAMPLING,) * 2, np.float32)
@@ -224,11 +226,9 @@ def _draw_object(rng: np.random.Generator, label: int, size: float,
     colours = np.broadcast_to(tones[0], (side, side, 3)).astype(np.float32)
     if texture is not None:
         ys, xs = (np.mgrid[:len(coverage), :len(coverage)] + 0.5) / _SUPERSAMPLING - side / 2
-        # axes of the texture are at 45° to the ray from the centre to the first corner: along a square's sides
-        u, v = np.stack([xs + ys, ys - xs], axis=-1).dot(rotation.T).transpose(2, 0, 1) / np.sqrt(2)
-        width = size * _TEXTURE_WIDTHS[outline]
-        cells = min(rng.integers(TEXTURE_CELLS[0], TEXTURE_CELLS[1] + 1), max(int(width / MIN_CELL), 2))
-        second = _second_tone(texture, u, v, width, cells).astype(np.float32)
+        u, v = np.stack([xs, ys], axis=-1).dot(rotation.T).transpose(2, 0, 1)  # along a square's sides
+        cells = min(rng.integers(TEXTURE_CELLS[0], TEXTURE_CELLS[1] + 1), max(int(size / MIN_CELL), 2))
+        second = _second_tone(texture, u, v, size, cells).astype(np.float32)
         second = cv2.resize(second, (side, side), interpolation=cv2.INTER_AREA)[..., None]
         colours = colours + second * (tones[1] - tones[0]).astype(np.float32)
     coverage = cv2.resize(coverage, (side, side), interpolation=cv2.INTER_AREA)

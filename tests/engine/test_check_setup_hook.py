@@ -1,0 +1,192 @@
+import json
+
+import pytest
+import torch
+from mmdet.datasets import CocoDataset
+from mmengine.dataset import ConcatDataset
+from mmengine.hooks import EMAHook
+from mmengine.model import BaseTTAModel
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from hybrid_mm.engine import CheckSetupHook, SetupError
+
+EPOCH = dict(by_epoch=True, max_epochs=1)
+
+
+def train(make_runner, *hooks, **options):
+    runner = make_runner(EPOCH, [CheckSetupHook(), *hooks], **options)
+    runner.train()
+    return runner
+
+
+def test_a_setup_that_fits_trains(make_runner):
+    assert train(make_runner, validate=True).iter == 4
+
+
+def test_empty_data_set_is_refused(make_runner, toy):
+    with pytest.raises(SetupError, match='^val_dataloader.dataset is empty'):
+        train(make_runner, validate=True, val_dataset=toy.Dataset(length=0))
+
+
+@pytest.mark.parametrize('num_classes', [2, 4])
+def test_num_classes_that_disagrees_with_the_data_is_refused(make_runner, toy, num_classes):
+    message = f'num_classes={num_classes} of model.head disagrees with the train data, which have 3 classes: a, b, c;'
+    with pytest.raises(SetupError, match=message):
+        train(make_runner, model=toy.Model(num_classes))
+
+
+def test_classes_of_validation_have_to_be_those_of_training(make_runner, toy):
+    with pytest.raises(SetupError, match='the val data, a, c, b, are not those of the training data, a, b, c'):
+        train(make_runner, validate=True, val_dataset=toy.Dataset(classes=('a', 'c', 'b')))
+
+
+def test_a_string_in_the_place_of_classes_is_refused(make_runner, toy):
+    with pytest.raises(SetupError, match=r"metainfo.classes='cat' .* write the tuple \('cat', \)"):
+        train(make_runner, dataset=toy.Dataset(classes='cat'))
+
+
+@pytest.mark.parametrize('scope, part, num_classes', [
+    ('mmdet', 'roi_head.bbox_head.2', 7),
+    ('mmdet', 'roi_head.mask_head', 7),
+    ('mmdet', 'bbox_head', 7),
+    ('mmseg', 'decode_head', 7),
+    ('mmseg', 'auxiliary_head.0', 7),
+    ('mmpretrain', 'data_preprocessor', 7),
+])
+def test_heads_of_all_libraries_are_found_by_name(make_runner, toy, scope, part, num_classes):
+    model = toy.Model()
+    parent = model
+    for name in part.split('.'):
+        parent.add_module(name, nn.Module())
+        parent = getattr(parent, name)
+    parent.num_classes = num_classes
+    with pytest.raises(SetupError, match=f'num_classes=7 of model.{part} disagrees'):
+        train(make_runner, model=model)
+
+
+def test_region_proposals_have_a_class_of_their_own(make_runner, toy):
+    model = toy.Model()
+    model.rpn_head = nn.Module()
+    model.rpn_head.num_classes = 1
+    assert train(make_runner, model=model).iter == 4
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A COCO data set with one picture, in a wrapper."""
+    path = tmp_path / 'instances.json'
+    path.write_text(json.dumps(dict(
+        images=[dict(id=1, file_name='1.jpg', height=8, width=8)],
+        annotations=[dict(id=1, image_id=1, category_id=5, bbox=[0, 0, 4, 4], area=16, iscrowd=0)],
+        categories=[dict(id=5, name='a'), dict(id=2, name='b'), dict(id=9, name='c')])))
+
+    def make(*classes):
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            dataset = CocoDataset(ann_file=str(path), metainfo=dict(classes=classes), data_prefix=dict(img=''))
+        return ConcatDataset([dataset])
+
+    return make
+
+
+@pytest.mark.parametrize('classes, message', [
+    (('a', 'b', 'dog'), 'instances.json has no category dog; its categories are a, b, c'),
+    (('a', 'c', 'b'), "is not in the order of the categories of .*instances.json; write .'a', 'b', 'c'"),
+])
+def test_classes_that_the_coco_file_has_otherwise_are_refused_inside_of_a_wrapper(make_runner, coco, classes, message):
+    with pytest.raises(SetupError, match=message):
+        train(make_runner, dataset=coco(*classes))
+
+
+# ---- Checkpoints ----
+
+@pytest.fixture
+def checkpoint(toy, tmp_path):
+    """Save the toy model's weights after a change to them."""
+
+    def save(change=lambda weights: None):
+        weights = toy.Model().state_dict()
+        change(weights)
+        path = str(tmp_path / 'checkpoint.pth')
+        torch.save(dict(state_dict=weights, meta=dict(epoch=0, iter=0), message_hub=dict(
+            log_scalars={}, runtime_info={}, resumed_keys={})), path)
+        return path
+
+    return save
+
+
+def drop(key):
+    return lambda weights: weights.pop(key)
+
+
+def put(key, *shape):
+    return lambda weights: weights.update({key: torch.zeros(shape)})
+
+
+def under_module(weights):
+    for key in list(weights):
+        weights[f'module.{key}'] = weights.pop(key)
+
+
+FAULTS = [
+    (drop('backbone.0.weight'), r'it lacks 1 of \d tensors \(backbone.0.weight\)'),
+    (put('backbone.0.weight', 5, 2), r'1 have other shapes \(backbone.0.weight \(5, 2\) instead of \(4, 2\)\)'),
+]
+
+
+@pytest.mark.parametrize('change, message', [
+    *FAULTS,
+    (drop('head.bias'), r'it lacks 1 of 4 tensors \(head.bias\)'),
+    (put('neck.weight', 1), r'it has 1 that the model has not \(neck.weight\)'),
+])
+def test_resuming_needs_every_tensor(make_runner, checkpoint, change, message):
+    with pytest.raises(SetupError, match=f'checkpoint.pth is of another network: {message}'):
+        train(make_runner, load_from=checkpoint(change), resume=True)
+
+
+@pytest.mark.parametrize('change, message', FAULTS)
+def test_fine_tuning_needs_the_tensors_of_the_backbone(make_runner, checkpoint, change, message):
+    with pytest.raises(SetupError, match=message):
+        train(make_runner, load_from=checkpoint(change))
+
+
+@pytest.mark.parametrize('change', [drop('head.bias'), put('head.weight', 80, 4), put('neck.weight', 1), under_module])
+def test_fine_tuning_may_start_with_other_heads(make_runner, checkpoint, change):
+    assert train(make_runner, load_from=checkpoint(change)).iter == 4
+
+
+def test_weights_under_an_unknown_key_are_refused(make_runner, toy, tmp_path):
+    path = str(tmp_path / 'checkpoint.pth')
+    torch.save(dict(model=toy.Model().state_dict()), path)
+    with pytest.raises(SetupError, match='it lacks 2 of 2 tensors'):
+        train(make_runner, load_from=path)
+
+
+class TTAModel(BaseTTAModel):
+
+    def merge_preds(self, data_samples_list):
+        return data_samples_list
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_testing_needs_every_tensor_also_with_augmentation(make_runner, toy, checkpoint, wrapped):
+
+    def load(change=lambda weights: None):
+        model = TTAModel(module=toy.Model()) if wrapped else toy.Model()
+        make_runner(EPOCH, [CheckSetupHook()], model=model).load_checkpoint(checkpoint(change))
+
+    load()
+    with pytest.raises(SetupError, match='it lacks 1 of 4 tensors .head.bias.'):
+        load(drop('head.bias'))
+    with pytest.raises(SetupError, match='it has 1 that the model has not .head.scale.'):
+        load(put('head.scale', 1))
+    load(put('auxiliary_head.weight', 1))  # a model that is tested without it
+
+
+def test_averaged_weights_are_checked_and_resumed(make_runner, tmp_path):
+    saving = dict(checkpoint=dict(type='CheckpointHook', interval=1))
+    train(make_runner, EMAHook(), default_hooks=saving)
+    longer = dict(by_epoch=True, max_epochs=2)
+    runner = make_runner(longer, [CheckSetupHook(), EMAHook()], default_hooks=saving, resume=True)
+    runner.train()
+    assert runner.iter == 8

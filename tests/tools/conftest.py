@@ -1,0 +1,68 @@
+"""Small data, and the tools in processes of their own."""
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope='session')
+def shapes(root, tmp_path_factory) -> Path:
+    """Eight and four pictures of shapes, 64x64 pixels, in the layouts of COCO and ADE20K."""
+    spec = importlib.util.spec_from_file_location('make_shapes', root / 'tools' / 'datasets' / 'make_shapes.py')
+    make_shapes = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = make_shapes
+    spec.loader.exec_module(make_shapes)
+    folder = tmp_path_factory.mktemp('data') / 'shapes'
+    make_shapes.make_shapes(folder, train=8, val=4, size=(64, 64))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def pictures(tmp_path_factory) -> Path:
+    """Twenty pictures of noise, 32x32 pixels, bright ones and dark ones in a folder each."""
+    folder = tmp_path_factory.mktemp('pictures')
+    rng = np.random.default_rng(0)
+    for name, brightness in (('bright', 160), ('dark', 80)):
+        (folder / name).mkdir()
+        for i in range(10):
+            image = rng.normal(brightness, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f'{i}.png'), image)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    """Path of a config in `tiny/`."""
+    return lambda name: str(HERE / 'tiny' / f'{name}.py')
+
+
+@pytest.fixture(scope='session')
+def run_tool(root, shapes, pictures):
+    """Run a tool as a user does: its name or path, its arguments, further environment variables."""
+
+    def run(tool, *args, check=True, cwd=None, **variables):
+        path = root / 'tools' / tool
+        command = ['bash' if path.suffix == '.sh' else sys.executable, str(path), *map(str, args)]
+        environ = {name: value for name, value in os.environ.items() if name not in ('LOCAL_RANK', 'WORLD_SIZE')}
+        environ.update(SHAPES=str(shapes), PICTURES=str(pictures), PYTHON=sys.executable, PYTHONPATH=str(HERE),
+                       OMP_NUM_THREADS='1', PORT=str(_free_port()))
+        environ.update(variables)
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environ)
+        assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+        return result
+
+    return run
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
