@@ -32,7 +32,7 @@ model = dict(
         rcnn=dict(sampler=dict(num=32, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
 
-train_dataloader = dict(batch_size=4)
+train_dataloader = dict(batch_size=2)  # many small steps: there are minutes, not hours
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 custom_hooks = [

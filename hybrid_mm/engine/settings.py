@@ -6,6 +6,7 @@ from typing import Any, List
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.runner import find_latest_checkpoint
 
 from .datasets import leaf_datasets
 from .errors import SetupError
@@ -55,6 +56,8 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+        if cfg.load_from or find_latest_checkpoint(cfg.work_dir):
+            _drop_released(cfg.model)
 
 
 def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
@@ -97,6 +100,17 @@ def adapt_to_cpu(cfg: Config) -> List[str]:
             find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.model_wrapper_cfg = {**defaults, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
     return notices
+
+
+def _drop_released(node: Any) -> None:
+    """Take `hybrid_mm.Released` out of a nested config: a resumed model need not fetch what its checkpoint replaces."""
+    if isinstance(node, dict):
+        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'hybrid_mm.Released':
+            node['init_cfg'] = None
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            _drop_released(part)
 
 
 def _complete_loaders(cfg: Config) -> None:

@@ -36,9 +36,19 @@ def test_loaders_of_classifiers_get_what_mmpretrain_s_tools_add(config_file):
 def trained(*options, device='cuda', monkeypatch=None, **config):
     if monkeypatch is not None:
         monkeypatch.setattr(settings, 'get_device', lambda: device)
-    cfg = Config(dict(load_from='pretrained.pth', optim_wrapper=dict(type='OptimWrapper'), **config))
+    cfg = Config(dict(
+        load_from='pretrained.pth', work_dir='nowhere', optim_wrapper=dict(type='OptimWrapper'), **{'model': {}, **config}))
     set_up_training(cfg, parse_train_args(['net.py', *options]))
     return cfg
+
+
+def test_resuming_does_not_fetch_the_release_again(tmp_path):
+    released = dict(type='hybrid_mm.Released', checkpoint='https://example.org/net.pth')
+    model = dict(backbone=dict(init_cfg=released), neck=dict(init_cfg=dict(type='Xavier')))
+    cfg = trained('--resume', model=model)
+    assert cfg.model.backbone.init_cfg == released  # there is no checkpoint yet
+    cfg = trained('--resume', 'epoch_3.pth', model=model)
+    assert cfg.model == dict(backbone=dict(init_cfg=None), neck=dict(init_cfg=dict(type='Xavier')))
 
 
 @pytest.mark.parametrize('options, resume, load_from', [

@@ -1,7 +1,7 @@
 # AdamW for the synthetic shapes, from random weights; a config sets the number of epochs
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=6e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.),
     clip_grad=dict(max_norm=1.0))
 param_scheduler = [
