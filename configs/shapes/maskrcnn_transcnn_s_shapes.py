@@ -33,6 +33,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
 
 train_dataloader = dict(batch_size=2)  # many small steps: there are minutes, not hours
+auto_scale_lr = dict(base_batch_size=2)
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 custom_hooks = [

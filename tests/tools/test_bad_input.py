@@ -36,7 +36,7 @@ DURING_THE_BUILD = [
     (['{classifier}', '--cfg-options', 'train_dataloader.dataset.pipeline.1.scale=16'],
      '^Error: the image has 16x16 pixels, less than the stride of 32 of TransCNN; give at least 32x32 pixels$'),
     (['{detector}', '--cfg-options', 'model.roi_head.mask_head.num_classes=80'],
-     '^Error: num_classes=80 of model.roi_head.mask_head disagrees with the train data, which have 5 classes: disc, '),
+     '^Error: num_classes=80 of model.roi_head.mask_head disagrees with the train data, which have 4 classes: disc, '),
     (['{segmentor}', '--cfg-options', 'model.auxiliary_head.num_classes=150'],
      '^Error: num_classes=150 of model.auxiliary_head disagrees with the train data, .* 7 classes: background, disc,'),
     (['{classifier}', '--cfg-options', 'data_preprocessor.num_classes=1000'],

@@ -75,7 +75,7 @@ def test_files_lie_where_coco_and_ade20k_have_them(root):
 def test_annotation_file_has_the_fields_of_coco(root, shapes, split):
     data = json.loads((root / f'coco/annotations/instances_{split}2017.json').read_text())
     assert list(data) == ['info', 'licenses', 'images', 'annotations', 'categories']
-    assert [category['id'] for category in data['categories']] == [1, 2, 3, 4, 5]
+    assert [category['id'] for category in data['categories']] == [1, 2, 3, 4]
     assert tuple(category['name'] for category in data['categories']) == shapes.CLASSES
     assert all(set(category) == {'id', 'name', 'supercategory'} for category in data['categories'])
     image_fields = {'id', 'file_name', 'height', 'width', 'license', 'coco_url', 'flickr_url', 'date_captured'}
@@ -160,7 +160,7 @@ def test_every_split_has_empty_pictures_crowds_and_all_classes(coco, split):
     crowds = [annotation for annotation in coco[split].anns.values() if annotation['iscrowd']]
     assert 0 < len(empty) <= 0.06 * len(coco[split].imgs)
     assert crowds and all(isinstance(crowd['segmentation']['counts'], list) for crowd in crowds)
-    assert {annotation['category_id'] for annotation in objects(coco[split])} == {1, 2, 3, 4, 5}
+    assert {annotation['category_id'] for annotation in objects(coco[split])} == {1, 2, 3, 4}
 
 
 def test_unlabelled_pixels_lie_outside_of_crowds_too(root, coco):
@@ -200,16 +200,16 @@ def test_mean_colour_does_not_tell_the_class(root, coco):
             colours.append(image[coco[split].annToMask(annotation) == 1].mean(axis=0))
             labels.append(annotation['category_id'])
     colours, labels = np.array(colours), np.array(labels)
-    # every second object is held out; chance is 1/5
-    class_means = np.stack([colours[::2][labels[::2] == label].mean(axis=0) for label in range(1, 6)])
+    # every second object is held out; chance is 1/4
+    class_means = np.stack([colours[::2][labels[::2] == label].mean(axis=0) for label in range(1, 5)])
     nearest = np.linalg.norm(colours[1::2, None] - class_means, axis=2).argmin(axis=1) + 1
-    assert np.mean(nearest == labels[1::2]) < 0.30
+    assert np.mean(nearest == labels[1::2]) < 0.35
 
 
 def test_textured_classes_have_two_tones_in_bars_of_four_pixels_or_more(shapes):
     tones = [np.zeros(3), np.full(3, 200.)]
     for label, name in enumerate(shapes.CLASSES):
-        textured = name not in ('disc', 'cross')
+        textured = name not in ('disc', 'triangle')
         for size in (shapes.MIN_TEXTURED_SIZE, 110):
             rng = np.random.default_rng(1)
             patch, coverage = shapes._draw_object(rng, label, size, tones if textured else tones[1:])

@@ -139,7 +139,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
 PROJECT = """
 _base_ = [__import__('hybrid_mm').config_path('maskrcnn_transcnn_b.py')]
 
-classes = ('square', 'star')
+classes = ('triangle', 'striped square')
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),

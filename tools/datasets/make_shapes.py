@@ -28,24 +28,23 @@ from tqdm import tqdm
 # What a class looks like: (name, outline, texture). Outline and texture tell classes apart, colours are random.
 _LOOKS = (
     ('disc', 'disc', None),
-    ('cross', 'cross', None),
+    ('triangle', 'triangle', None),
     ('striped square', 'square', 'stripes'),
-    ('checked triangle', 'triangle', 'checks'),
-    ('dotted star', 'star', 'dots'),
+    ('checked diamond', 'diamond', 'checks'),
 )
 CLASSES = tuple(name for name, _, _ in _LOOKS)
 
 # ---- How hard the data set is. Lengths are in pixels. ----
 MAX_OBJECTS = 6
 # (smallest, largest, share of the objects). COCO counts an area below 32² as small and one above 96² as large.
-SIZE_RANGES = ((14, 25, 0.10), (25, 50, 0.30), (50, 90, 0.45), (90, 120, 0.15))
+SIZE_RANGES = ((16, 28, 0.08), (28, 50, 0.27), (50, 90, 0.47), (90, 120, 0.18))
 MAX_SIZE_SHARE = 0.62       # no object is larger than this share of the picture's short side
 MIN_TEXTURED_SIZE = 28      # the pattern of a smaller object would not survive a stride of 4
 TEXTURE_CELLS = (4, 6)      # bars or cells across a textured object, fewer where they would get too thin
 MIN_CELL = 5.5              # width of a bar or cell
-MAX_TILT = 20               # degrees an object is turned from upright
-MIN_VISIBLE = 0.5           # no object is covered or cut off further than to this share of its area
-OVERLAP_SHARE = 0.4         # of the objects may cover others; the rest are put where there is room
+MAX_TILT = 15               # degrees an object is turned from upright
+MIN_VISIBLE = 0.65          # no object is covered or cut off further than to this share of its area
+OVERLAP_SHARE = 0.3         # of the objects may cover others; the rest are put where there is room
 COLOUR_CONTRAST = 95        # least RGB distance between an object and the background (0 to 441)
 NEIGHBOUR_CONTRAST = 60     # the same between objects of a picture
 TONE_CONTRAST = 90          # least difference in brightness between the two tones of a texture (0 to 255)
@@ -71,10 +70,10 @@ _SUPERSAMPLING = 4
 _PLACEMENT_TRIES = 25
 
 
-def _ring(count: int, first: float, radii: Sequence[float] = (1.,)) -> np.ndarray:
-    """Corners (count, 2) of a polygon around the origin, the first at an angle in degrees, their radii taken in turn."""
+def _ring(count: int, first: float) -> np.ndarray:
+    """Corners (count, 2) of a regular polygon of radius 1 around the origin, the first at an angle in degrees."""
     angles = np.radians(first) + np.arange(count) * 2 * np.pi / count
-    return np.resize(radii, count)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 # Outlines for an upright object of size 1: a disc of diameter 1 and others that look about as large.
@@ -82,9 +81,7 @@ _OUTLINES = {
     'disc': 0.5 * _ring(72, 0),
     'square': 0.62 * _ring(4, 45),
     'triangle': 0.62 * _ring(3, -90),
-    'star': _ring(10, -90, (0.64, 0.32)),
-    'cross': np.float64([(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1),
-                         (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1), (-1, -1)]) / 6,
+    'diamond': 0.62 * _ring(4, 0),
 }
 
 
@@ -188,7 +185,7 @@ def _second_tone(texture: str, u: np.ndarray, v: np.ndarray, width: float, cells
     """Where a texture has its second tone: bool, of the shape of `u` and `v`, coordinates along the object's own axes.
 
     Args:
-        texture: 'stripes', 'checks' or 'dots'.
+        texture: 'stripes' or 'checks'.
         u, v: distance from the object's centre in pixels.
         width: of the object in pixels.
         cells: bars or cells across that width.
@@ -196,9 +193,7 @@ def _second_tone(texture: str, u: np.ndarray, v: np.ndarray, width: float, cells
     columns, rows = (u / width + 0.5) * cells, (v / width + 0.5) * cells
     if texture == 'stripes':
         return np.floor(columns) % 2 == 1
-    if texture == 'checks':
-        return (np.floor(columns) + np.floor(rows)) % 2 == 1
-    return (columns % 1 - 0.5)**2 + (rows % 1 - 0.5)**2 < 0.32**2
+    return (np.floor(columns) + np.floor(rows)) % 2 == 1
 
 
 def _draw_object(rng: np.random.Generator, label: int, size: float,

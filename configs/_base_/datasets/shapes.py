@@ -1,3 +1,3 @@
 # What tools/datasets/make_shapes.py makes: names of the classes, width and height of a picture
-shapes_classes = ('disc', 'cross', 'striped square', 'checked triangle', 'dotted star')
+shapes_classes = ('disc', 'triangle', 'striped square', 'checked diamond')
 shapes_size = (256, 192)
