@@ -155,7 +155,8 @@ def test_model_fits_together(name):
         box_regions, mask_regions = (torch.empty(2, maps[0].shape[1], size, size, device='meta') for size in (7, 14))
         class_scores, boxes = model.roi_head.bbox_head(box_regions)
         assert class_scores.shape == (2, num_classes + 1)
-        assert boxes.shape == (2, num_classes * 4)
+        boxes_of = 1 if model.roi_head.bbox_head.reg_class_agnostic else num_classes
+        assert boxes.shape == (2, boxes_of * 4)
         assert model.roi_head.mask_head(mask_regions).shape == (2, num_classes, 28, 28)
     elif scope == 'mmseg':
         maps = model.extract_feat(image)

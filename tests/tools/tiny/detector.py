@@ -6,7 +6,7 @@ model = dict(
     neck=dict(in_channels=_base_.tiny_channels))
 
 data_root = '{{$SHAPES:data/shapes}}/coco/'
-train_dataloader = dict(dataset=dict(data_root=data_root))
+train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
