@@ -4,6 +4,7 @@ A fault that the user can mend ends with one sentence on stderr and exit status 
 keeps its traceback.
 """
 import os
+import time
 from argparse import Namespace
 from contextlib import contextmanager
 from types import FrameType
@@ -96,8 +97,14 @@ def _build_runner(cfg: Config) -> Runner:
 
 
 def _leave_group() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        return
+    is_gloo = torch.distributed.get_backend() == 'gloo'
+    torch.distributed.destroy_process_group()
+    if is_gloo:
+        # gloo's threads free the tensors of their last operation, for which they need Python. An interpreter that shuts
+        # down first takes the process with it: "terminate called without an active exception".
+        time.sleep(0.5)
 
 
 def _raising_frame(error: BaseException) -> FrameType:

@@ -90,7 +90,8 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
             path, name = evaluator.get('ann_file'), f'{split}_evaluator.ann_file'
             _check_path(path, name, name)
-            if evaluator.get('type') == 'CocoMetric' and not evaluator.get('format_only') and os.path.isfile(path or ''):
+            evaluates = evaluator.get('type') == 'CocoMetric' and not evaluator.get('format_only')
+            if evaluates and os.path.isfile(path or ''):
                 read_categories(path)  # here it has to have annotations
 
 
