@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import mmdet
+import mmpretrain
 import mmseg
 import pytest
 import torch
@@ -36,9 +37,25 @@ RELEASES = {  # arch, and the authors' file of that size: the paper's names in T
     'hatnet_m': ('medium', HATNET.format('Medium')),
     'hatnet_l': ('large', HATNET.format('Large')),
 }
-NETWORKS = list(RELEASES)
+PARC = {  # type, the option of the variant, and the checkpoint that dense tasks start from
+    'parc_r50': ('ParCResNet', dict(depth=50), 'work_dirs/imagenet_parc_r50/epoch_300.pth'),
+    'parc_mbv2': ('ParCMobileNetV2', dict(widen_factor=1.0), 'work_dirs/imagenet_parc_mbv2/epoch_300.pth'),
+    'parc_convnext_xt': ('ParCConvNeXt', dict(arch='xtiny'), 'work_dirs/imagenet_parc_convnext_xt/epoch_300.pth'),
+    'parc_convnext_t': ('ParCConvNeXt', dict(arch='tiny'), 'work_dirs/imagenet_parc_convnext_t/epoch_300.pth'),
+    'parcnet_xs': ('ParCNet', dict(arch='xs'), 'work_dirs/imagenet_parcnet_xs/epoch_300.pth'),
+    'parcnet_s': ('ParCNet', dict(arch='s'), 'checkpoints/parcnet_s/checkpoint_ema_avg.pt'),
+    'parcnet_h': ('ParCNet', dict(arch='h'), 'work_dirs/imagenet_parcnet_h/epoch_300.pth'),
+}
+CONVNETS = [network for network in PARC if network.startswith('parc_')]
+CONVNEXTS = [network for network in PARC if network.startswith('parc_convnext')]
+PARCNETS = [network for network in PARC if network.startswith('parcnet')]
+BASELINES = ['parc_r50', 'parc_mbv2', 'parc_convnext_xt']  # networks that have one
+
 DENSE = ['maskrcnn_{}.py', 'maskrcnn_{}_3x.py', 'upernet_{}.py']
 SETTINGS = [*DENSE, 'imagenet_{}.py']
+PARC_DENSE = ['maskrcnn_{}.py', 'cascade_maskrcnn_{}_3x.py', 'upernet_{}.py']
+PARC_SETTINGS = [*PARC_DENSE, 'imagenet_{}.py']
+SHAPES = [name for name in LEAVES if name not in PUBLISHED]
 
 
 @lru_cache(maxsize=None)
@@ -55,6 +72,11 @@ def build(name):
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
         return MODELS.build(model)
+
+
+def stages(part):
+    """Parts of a RoI head by stage: of a cascade as they are, of a single stage in a list."""
+    return part if isinstance(part, torch.nn.ModuleList) else [part]
 
 
 def registered(registry, scope, name):
@@ -99,7 +121,10 @@ def test_file_names_are_unique_in_the_whole_tree():
 
 
 def test_every_network_has_every_setting():
-    assert {setting.format(network) for network, setting in itertools.product(NETWORKS, SETTINGS)} <= set(PUBLISHED)
+    with_baselines = [*PARC, *(f'{network}_baseline' for network in BASELINES)]
+
+    assert {setting.format(network) for network, setting in itertools.product(RELEASES, SETTINGS)} <= set(PUBLISHED)
+    assert {setting.format(network) for network, setting in itertools.product(with_baselines, PARC_SETTINGS)} <= set(PUBLISHED)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
@@ -123,7 +148,8 @@ def test_config_path_finds_the_config(name):
 
 
 @pytest.mark.parametrize('name', ['maskrcnn_transcnn_b_3x.py', 'upernet_transcnn_b.py', 'imagenet_transcnn_b.py',
-                                  'maskrcnn_transcnn_s_shapes.py', 'upernet_transcnn_s_shapes.py'])
+                                  'cascade_maskrcnn_parc_r50_baseline_3x.py', 'upernet_parc_convnext_xt.py',
+                                  'imagenet_parcnet_s.py', *SHAPES])
 def test_dump_of_a_config_says_the_same(name):
     dump = Config.fromstring(load(name).pretty_text, '.py')
 
@@ -150,14 +176,16 @@ def test_model_fits_together(name):
         scores, deltas = model.rpn_head(maps)
         assert [score.shape[2:] for score in scores] == [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
         assert [delta.shape[1] for delta in deltas] == [4 * model.rpn_head.num_base_priors] * 5
-        for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
-            assert extractor.out_channels == maps[0].shape[1]
+        head = model.roi_head
         box_regions, mask_regions = (torch.empty(2, maps[0].shape[1], size, size, device='meta') for size in (7, 14))
-        class_scores, boxes = model.roi_head.bbox_head(box_regions)
-        assert class_scores.shape == (2, num_classes + 1)
-        boxes_of = 1 if model.roi_head.bbox_head.reg_class_agnostic else num_classes
-        assert boxes.shape == (2, boxes_of * 4)
-        assert model.roi_head.mask_head(mask_regions).shape == (2, num_classes, 28, 28)
+        for extractor in (*stages(head.bbox_roi_extractor), *stages(head.mask_roi_extractor)):
+            assert extractor.out_channels == maps[0].shape[1]
+        for bbox_head in stages(head.bbox_head):
+            class_scores, boxes = bbox_head(box_regions)
+            assert class_scores.shape == (2, num_classes + 1)
+            assert boxes.shape == (2, 4 if bbox_head.reg_class_agnostic else num_classes * 4)
+        for mask_head in stages(head.mask_head):
+            assert mask_head(mask_regions).shape == (2, num_classes, 28, 28)
     elif scope == 'mmseg':
         maps = model.extract_feat(image)
         assert tuple(model.decode_head.in_channels) == model.backbone.out_channels
@@ -168,7 +196,7 @@ def test_model_fits_together(name):
         assert model(image, mode='tensor').shape == (1, num_classes)
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', RELEASES)
 @pytest.mark.parametrize('setting', DENSE)
 def test_dense_config_starts_from_the_release_of_its_arch(setting, network):
     arch, release = RELEASES[network]
@@ -178,13 +206,71 @@ def test_dense_config_starts_from_the_release_of_its_arch(setting, network):
     assert backbone.init_cfg == dict(type='hybrid_mm.Released', checkpoint=release)
 
 
-@pytest.mark.parametrize('name', [*(f'imagenet_{network}.py' for network in NETWORKS),
-                                  'maskrcnn_transcnn_s_shapes.py', 'upernet_transcnn_s_shapes.py'])
+@pytest.mark.parametrize('name', [*(name for name in PUBLISHED if name.startswith('imagenet_')), *SHAPES])
 def test_other_config_starts_from_random_weights(name):
     assert 'init_cfg' not in load(name).model.backbone
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', PARC)
+@pytest.mark.parametrize('setting', PARC_DENSE)
+def test_dense_config_of_parc_starts_from_a_file_of_the_user(setting, network):
+    kind, variant, checkpoint = PARC[network]
+    for name, path in ((network, checkpoint), (f'{network}_baseline', f'work_dirs/imagenet_{network}_baseline/epoch_300.pth')):
+        if name == network or network in BASELINES:
+            backbone = load(setting.format(name)).model.backbone
+            assert backbone.type == f'hybrid_mm.{kind}'
+            assert {key: backbone[key] for key in variant} == variant
+            assert backbone.init_cfg == dict(type='hybrid_mm.Released', checkpoint=path)
+
+
+@pytest.mark.parametrize('network', PARC)
+def test_checkpoint_of_a_dense_config_is_the_last_one_of_our_imagenet_run(network):
+    cfg = load(f'imagenet_{network}.py')
+
+    if network != 'parcnet_s':  # the authors' file
+        assert PARC[network][2] == f'work_dirs/imagenet_{network}/epoch_{cfg.train_cfg.max_epochs}.pth'
+    assert cfg.default_hooks.checkpoint.get('by_epoch', True) and not cfg.get('work_dir')
+
+
+def test_absent_checkpoint_stops_before_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no checkpoint file work_dirs/imagenet_parc_mbv2/epoch_300.pth'):
+        build('maskrcnn_parc_mbv2.py').backbone.init_weights()
+
+
+@pytest.mark.parametrize('network, setting', itertools.product(BASELINES, PARC_SETTINGS))
+def test_baseline_differs_from_its_partner_in_the_insert_locations_alone(setting, network):
+    partner, baseline = (flatten(load(setting.format(name)).to_dict()) for name in (network, f'{network}_baseline'))
+    different = {key for key in partner.keys() | baseline.keys() if partner.get(key) != baseline.get(key)}
+    # each starts from the checkpoint of its own network
+    start = set() if setting.startswith('imagenet') else {'.model.backbone.init_cfg.checkpoint'}
+
+    assert different == {'.model.backbone.insert_locations', *start}
+    assert baseline['.model.backbone.insert_locations'] == []
+
+
+def test_baseline_on_shapes_differs_from_its_partner_in_the_insert_locations_alone():
+    partner, baseline = (flatten(load(f'maskrcnn_{name}_shapes.py').to_dict()) for name in ('parc_r50', 'parc_r50_baseline'))
+    different = {key for key in partner.keys() | baseline.keys() if partner.get(key) != baseline.get(key)}
+
+    assert different == {'.model.backbone.insert_locations'}
+
+
+@pytest.mark.parametrize('network', PARC)
+def test_insert_locations_are_the_papers(network):
+    """Spelt out in the config, so that the baseline's line can be read; and what the backbone does without."""
+    backbone = load(f'imagenet_{network}.py').model.backbone
+    default = dict(backbone)
+    default.pop('insert_locations')
+    with torch.device('meta'):
+        spelt, default = MODELS.build(dict(backbone)), MODELS.build(default)
+
+    assert [*spelt.state_dict()] == [*default.state_dict()]
+    assert [*build(f'imagenet_{network}_baseline.py').backbone.state_dict()] != [*spelt.state_dict()] \
+        if network in BASELINES else True
+
+
+@pytest.mark.parametrize('network', RELEASES)
 @pytest.mark.parametrize('setting', SETTINGS)
 def test_larger_half_of_the_networks_drops_more_paths(setting, network):
     backbone = load(setting.format(network)).model.backbone
@@ -204,6 +290,51 @@ def test_batch_norm_of_a_segmentor_is_synchronised():
     norms = [module for module in build('upernet_transcnn_s.py').backbone.modules() if isinstance(module, _BatchNorm)]
 
     assert norms and all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
+
+
+@pytest.mark.parametrize('name', ['maskrcnn_parc_r50.py', 'cascade_maskrcnn_parc_r50_3x.py', 'upernet_parc_r50.py'])
+def test_stem_and_first_stage_of_resnet_are_frozen_and_batch_norm_keeps_its_statistics(name):
+    backbone = build(name).train().backbone
+    learns = {'.'.join(key.split('.')[:2]) for key, parameter in backbone.named_parameters() if parameter.requires_grad}
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+
+    assert {key for key in learns if key.startswith(('stem', 'stages'))} == {'stages.1', 'stages.2', 'stages.3'}
+    assert norms and not any(norm.training for norm in norms)
+
+
+@pytest.mark.parametrize('setting', PARC_DENSE)
+def test_all_of_mobilenet_learns_and_batch_norm_takes_new_statistics(setting):
+    backbone = build(setting.format('parc_mbv2')).train().backbone
+    norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
+
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    assert norms and all(norm.training for norm in norms)
+    is_segmentor = setting.startswith('upernet')
+    assert {type(norm) for norm in norms} == {torch.nn.SyncBatchNorm if is_segmentor else torch.nn.BatchNorm2d}
+
+
+@pytest.mark.parametrize('network', CONVNEXTS)
+def test_convnext_has_output_norms_in_dense_tasks_and_a_norm_of_the_pooled_vector_in_classification(network):
+    for setting in PARC_DENSE:
+        assert build(setting.format(network)).backbone.out_norm
+    classifier = build(f'imagenet_{network}.py')
+
+    assert not classifier.backbone.out_norm
+    assert isinstance(classifier.neck.norm, torch.nn.LayerNorm) and classifier.neck.norm.eps == 1e-6
+
+
+@pytest.mark.parametrize('network, setting', itertools.product(CONVNEXTS, PARC_SETTINGS))
+def test_convnext_drops_more_paths_in_dense_tasks(network, setting):
+    rate = load(setting.format(network)).model.backbone.drop_path_rate
+
+    assert rate == (0.1 if setting.startswith('imagenet') else 0.4)
+
+
+@pytest.mark.parametrize('network', [*RELEASES, *PARC])
+def test_pooled_features_are_dropped_as_in_the_release(network):
+    dropout = load(f'imagenet_{network}.py').model.neck.dropout
+
+    assert dropout == (0. if network in ('parc_r50', *CONVNEXTS) else 0.2)
 
 
 @pytest.mark.parametrize('setting', SETTINGS)
@@ -240,10 +371,14 @@ def test_data_and_hooks_are_known_to_the_library(name):
 def test_images_are_normalised_as_the_release_expects(name):
     cfg = load(name)
     preprocessor = cfg.get('data_preprocessor') or cfg.model.data_preprocessor
+    to_rgb = preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')
 
-    assert preprocessor.mean == [123.675, 116.28, 103.53]
-    assert preprocessor.std == [58.395, 57.12, 57.375]
-    assert preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb')
+    if 'parcnet' in name:
+        assert (preprocessor.mean, preprocessor.std, to_rgb) == ([0.] * 3, [255.] * 3, False)
+    else:
+        assert preprocessor.mean == [123.675, 116.28, 103.53]
+        assert preprocessor.std == [58.395, 57.12, 57.375]
+        assert to_rgb
 
 
 def test_shapes_have_the_classes_and_the_size_that_the_script_makes(monkeypatch):
@@ -288,7 +423,7 @@ def test_segmentors_follow_mmsegmentation():
         assert_same(*({head: dict(cfg.model[head], in_channels=None)} for cfg in (ours, theirs)), [head])
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', RELEASES)
 def test_1x_trains_12_epochs_at_a_single_scale(network):
     cfg = load(f'maskrcnn_{network}.py')
     resizes = [step for step in cfg.train_dataloader.dataset.pipeline if 'Resize' in step.type]
@@ -298,7 +433,7 @@ def test_1x_trains_12_epochs_at_a_single_scale(network):
     assert cfg.param_scheduler[1].milestones == [8, 11]
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', RELEASES)
 def test_3x_trains_36_epochs_at_several_scales_with_crops(network):
     cfg = load(f'maskrcnn_{network}_3x.py')
     choice, = [step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomChoice']
@@ -312,7 +447,7 @@ def test_3x_trains_36_epochs_at_several_scales_with_crops(network):
     assert cfg.param_scheduler[1].milestones == [27, 33]
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', RELEASES)
 def test_segmentor_trains_160k_iterations_on_512_pixels(network):
     cfg = load(f'upernet_{network}.py')
     crop, = [step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomCrop']
@@ -322,7 +457,7 @@ def test_segmentor_trains_160k_iterations_on_512_pixels(network):
     assert cfg.model.test_cfg.mode == 'whole'
 
 
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', RELEASES)
 def test_classifier_follows_the_recipe_of_pvt(network):
     cfg = load(f'imagenet_{network}.py')
     size, edge = (256, 292) if network.startswith('transcnn') else (224, 256)
@@ -356,3 +491,161 @@ def test_norms_are_free_of_weight_decay(name):
 
     assert {decay for decay, parameter in decays if id(parameter) in norms} == {0}
     assert {decay for decay, parameter in decays if parameter.dim() > 1} == {weight_decay}
+
+
+# ---- recipes of ParC ----
+
+
+def weight_decays(name):
+    """Weight decay of each parameter of a config's model by name."""
+    model = build(name)
+    optim_wrapper = build_optim_wrapper(model, dict(load(name).optim_wrapper, type='OptimWrapper'))
+    groups = {id(parameter): group for group in optim_wrapper.param_groups for parameter in group['params']}
+    return {key: (parameter, groups[id(parameter)]['weight_decay']) for key, parameter in model.named_parameters()
+            if parameter.requires_grad}
+
+
+def test_cascade_follows_mmdetection():
+    stock = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'convnext'
+    ours = load('cascade_maskrcnn_parc_convnext_t_3x.py')
+    theirs = Config.fromfile(stock / 'cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py')
+
+    assert_same(ours, theirs, [key for key in (*STOCK_PARTS, 'auto_scale_lr') if key != 'param_scheduler'])
+    assert_same(ours.optim_wrapper, theirs.optim_wrapper, ['optimizer'])
+    assert_same(ours.model, theirs.model, [key for key in theirs.model if key not in ('backbone', 'neck')])
+    assert_same(ours.model.neck, theirs.model.neck, [*theirs.model.neck])
+    assert ours.model.backbone.drop_path_rate == theirs.model.backbone.drop_path_rate
+    assert ours.optim_wrapper.paramwise_cfg.items() >= theirs.optim_wrapper.paramwise_cfg.items()
+
+
+def test_segmentor_of_convnext_follows_mmsegmentation():
+    stock = Path(mmseg.__file__).parent / '.mim' / 'configs' / 'convnext'
+    ours = load('upernet_parc_convnext_t.py')
+    theirs = Config.fromfile(stock / 'convnext-tiny_upernet_8xb2-amp-160k_ade20k-512x512.py')
+
+    assert_same(ours, theirs, [*STOCK_PARTS, 'tta_model', 'tta_pipeline'])
+    assert_same(ours.optim_wrapper, theirs.optim_wrapper, ['optimizer'])
+    assert_same(ours.model, theirs.model, ['data_preprocessor', 'test_cfg', 'decode_head', 'auxiliary_head'])
+    assert ours.model.backbone.drop_path_rate == theirs.model.backbone.drop_path_rate
+    assert ours.optim_wrapper.paramwise_cfg.items() >= theirs.optim_wrapper.paramwise_cfg.items()
+
+
+def test_classifier_of_convnext_follows_mmpretrain():
+    stock = Path(mmpretrain.__file__).parent / '.mim' / 'configs' / 'convnext'
+    ours, theirs = load('imagenet_parc_convnext_t.py'), Config.fromfile(stock / 'convnext-tiny_32xb128_in1k.py')
+
+    for loader in ('train_dataloader', 'val_dataloader'):
+        assert_same(ours[loader], theirs[loader], ['sampler', 'dataset'])
+    assert_same(ours, theirs, ['data_preprocessor', 'val_evaluator', 'train_cfg', 'val_cfg', 'test_cfg'])
+    assert_same(ours.model, theirs.model, ['train_cfg'])
+    assert_same(ours.model.head, theirs.model.head, ['type', 'num_classes', 'in_channels', 'loss'])
+    assert ours.optim_wrapper.optimizer == theirs.optim_wrapper.optimizer
+    assert ours.auto_scale_lr.base_batch_size == theirs.auto_scale_lr.base_batch_size
+    assert ours.custom_hooks[1].momentum == theirs.custom_hooks[0].momentum
+
+
+@pytest.mark.parametrize('network', PARC)
+@pytest.mark.parametrize('setting, epochs, steps', [('maskrcnn_{}.py', 12, [8, 11]),
+                                                    ('cascade_maskrcnn_{}_3x.py', 36, [27, 33])])
+def test_detector_of_parc_follows_the_authors(setting, epochs, steps, network):
+    cfg = load(setting.format(network))
+    warm_up, decay = cfg.param_scheduler
+    train = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+
+    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'clip_grad' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=2e-4, betas=(0.9, 0.999), weight_decay=0.05)
+    assert (warm_up.start_factor, warm_up.begin, warm_up.end, warm_up.by_epoch) == (0.001, 0, 500, False)
+    assert (decay.milestones, decay.gamma, decay.end, cfg.train_cfg.max_epochs) == (steps, 0.1, epochs, epochs)
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    assert ('RandomChoice' in train) == (epochs == 36)
+    assert cfg.optim_wrapper.get('constructor') == (
+        'hybrid_mm.LayerDecayOptimizerConstructor' if network in CONVNEXTS else None)
+    if network in CONVNEXTS:
+        paramwise = cfg.optim_wrapper.paramwise_cfg
+        assert (paramwise.decay_rate, paramwise.decay_type, paramwise.num_layers) == (0.7, 'layer_wise', 6)
+
+
+@pytest.mark.parametrize('network', PARC)
+def test_segmentor_of_parc_follows_the_authors(network):
+    cfg = load(f'upernet_{network}.py')
+    warm_up, poly = cfg.param_scheduler
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+
+    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'clip_grad' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
+    assert (warm_up.start_factor, warm_up.end, poly.power, poly.begin, poly.end) == (1e-6, 1500, 1., 1500, 160000)
+    assert cfg.train_cfg.max_iters == 160000
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    assert steps['RandomResize'].scale == (2048, 512) and steps['RandomResize'].ratio_range == (0.5, 2.0)
+    assert steps['RandomCrop'] == dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75)
+    assert 'PhotoMetricDistortion' in steps
+    assert cfg.model.test_cfg == dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
+    assert cfg.model.auxiliary_head.channels == 256 and cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
+    assert cfg.optim_wrapper.get('constructor') == (
+        'hybrid_mm.LayerDecayOptimizerConstructor' if network in CONVNEXTS else None)
+    if network in CONVNEXTS:
+        paramwise = cfg.optim_wrapper.paramwise_cfg
+        assert (paramwise.decay_rate, paramwise.decay_type, paramwise.num_layers) == (0.9, 'stage_wise', 6)
+
+
+@pytest.mark.parametrize('network', CONVNETS)
+def test_classifier_of_parc_follows_the_recipe_of_convnext(network):
+    cfg = load(f'imagenet_{network}.py')
+    warm_up, cosine = cfg.param_scheduler
+    loader, optim_wrapper, (_, ema) = cfg.train_dataloader, cfg.optim_wrapper, cfg.custom_hooks
+    train, test = ({step.type: step for step in part.dataset.pipeline} for part in (loader, cfg.test_dataloader))
+
+    assert optim_wrapper.type == 'OptimWrapper' and 'clip_grad' not in optim_wrapper
+    assert optim_wrapper.optimizer == dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05)
+    assert loader.batch_size * 8 * optim_wrapper.accumulative_counts == cfg.auto_scale_lr.base_batch_size == 4096
+    assert loader.sampler == dict(type='DefaultSampler', shuffle=True)
+    assert (warm_up.end, cosine.begin, cosine.end, cosine.eta_min, cfg.train_cfg.max_epochs) == (20, 20, 300, 1e-6, 300)
+    assert (ema.type, ema.momentum, ema.interval) == ('EMAHook', 1e-4, optim_wrapper.accumulative_counts)
+    assert train['RandomResizedCrop'].scale == test['CenterCrop'].crop_size == 0.875 * test['ResizeEdge'].scale == 224
+    assert (train['RandAugment'].magnitude_level, train['RandAugment'].magnitude_std) == (9, 0.5)
+    assert train['RandomErasing'].erase_prob == 0.25
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    assert cfg.model.train_cfg.augments == [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+
+
+@pytest.mark.parametrize('network', PARCNETS)
+def test_classifier_of_parcnet_follows_its_authors(network):
+    cfg = load(f'imagenet_{network}.py')
+    warm_up, cosine = cfg.param_scheduler
+    _, ema, sizes = cfg.custom_hooks
+    optimizer = cfg.optim_wrapper.optimizer
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and 'paramwise_cfg' not in cfg.optim_wrapper
+    assert (optimizer.type, optimizer.lr) == ('AdamW', 4e-3)
+    assert optimizer.weight_decay == (0.05 if network == 'parcnet_h' else 0.025)
+    assert warm_up.start_factor * optimizer.lr == pytest.approx(4e-4)
+    assert (warm_up.by_epoch, warm_up.end, cosine.eta_min, cosine.end) == (False, 3000, 4e-4, 300)
+    assert cfg.train_cfg.max_epochs == 300
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 1024
+    assert [*steps] == ['LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'PackInputs']
+    assert steps['RandomResizedCrop'].scale == max(sizes.sizes)
+    assert sizes == dict(type='hybrid_mm.VariableSizeHook', sizes=(160, 192, 256, 288, 320))
+    assert (ema.type, ema.momentum) == ('EMAHook', 5e-4)
+    assert cfg.model.head.loss.label_smooth_val == 0.1 and cfg.model.get('train_cfg') is None
+    assert {crop.crop_size for crop in cfg.test_dataloader.dataset.pipeline if crop.type == 'CenterCrop'} == {256}
+
+
+@pytest.mark.parametrize('name', ['maskrcnn_parc_mbv2.py', 'cascade_maskrcnn_parc_convnext_xt_3x.py', 'upernet_parc_r50.py',
+                                  'upernet_parc_convnext_xt.py', 'imagenet_parc_convnext_xt.py'])
+def test_vectors_and_biases_are_free_of_weight_decay(name):
+    for key, (parameter, decay) in weight_decays(name).items():
+        assert decay == (0 if parameter.dim() == 1 or key.endswith('.bias') else 0.05), key
+
+
+def test_weight_decay_of_parcnet_is_on_all_parameters_on_imagenet():
+    assert {decay for _, decay in weight_decays('imagenet_parcnet_s.py').values()} == {0.025}
+
+
+@pytest.mark.parametrize('name', [name for name in PUBLISHED if name.startswith('imagenet_parc')])
+def test_average_of_the_weights_is_what_is_tested(name):
+    cfg = load(name)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        average = HOOKS.build(cfg.custom_hooks[1])
+
+    assert average.evaluate_on_ema and not average.evaluate_on_origin

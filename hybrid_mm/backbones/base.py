@@ -1,7 +1,7 @@
 """What all backbones share: argument checks, freezing, checkpointing, layer depths and the form of the outputs."""
 import itertools
 from contextlib import contextmanager, nullcontext
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Hashable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -35,10 +35,11 @@ class BaseBackbone(BaseModule):
         ValueError: an argument is outside of what is allowed; the message names both.
     """
 
-    arch_settings: Dict[str, dict] = {}
+    arch_settings: Dict[Hashable, dict] = {}
+    arch_name = 'arch'  # what the subclass calls the name of a row
 
     def __init__(self,
-                 arch: Union[str, dict],
+                 arch: Union[Hashable, dict],
                  norm_cfg: dict,
                  in_channels: int = 3,
                  out_indices: Sequence[int] = (0, 1, 2, 3),
@@ -91,13 +92,17 @@ class BaseBackbone(BaseModule):
             module.requires_grad_(False)
         self.train()  # frozen parts go to evaluation mode
 
+    def stage_stride(self, index: int) -> int:
+        """Stride of the maps of a stage; a subclass with a stage that does not halve its maps overrides this."""
+        return 4 * 2**index
+
     def enter(self, x: Tensor) -> Tensor:
         """The image batch (B, in_channels, H, W) as the stem takes it: channels_last, the fast path on CPU and GPU.
 
         Raises:
             ValueError: the image is smaller than the stride of the last stage that runs.
         """
-        stride = 4 * 2**max(self.out_indices)
+        stride = self.stage_stride(max(self.out_indices))
         if x.shape[2] < stride or x.shape[3] < stride:
             raise ValueError(f'the image has {x.shape[2]}x{x.shape[3]} pixels, less than the stride of {stride} of '
                              f'{type(self).__name__}; give at least {stride}x{stride} pixels')
@@ -177,19 +182,19 @@ class BaseBackbone(BaseModule):
             return []
         return [self.stem, *self.downsamples[:self.frozen_stages], *self.stages[:self.frozen_stages]]
 
-    def _parse_arch(self, arch: Union[str, dict]) -> dict:
+    def _parse_arch(self, arch: Union[Hashable, dict]) -> dict:
         rows = self.arch_settings
         keys = sorted(next(iter(rows.values())))
-        if isinstance(arch, str):
+        if not isinstance(arch, dict):
             if arch not in rows:
-                raise ValueError(f'arch={arch!r} is unknown; choose from {", ".join(rows)} or pass a dict with '
-                                 f'{", ".join(keys)}')
+                raise ValueError(f'{self.arch_name}={arch!r} is unknown; choose from {", ".join(map(str, rows))} or pass a '
+                                 f'dict with {", ".join(keys)}')
             return rows[arch]
         if sorted(arch) != keys:
-            raise ValueError(f'arch has the keys {", ".join(sorted(arch))}; it needs exactly {", ".join(keys)}')
+            raise ValueError(f'{self.arch_name} has the keys {", ".join(sorted(arch))}; it needs exactly {", ".join(keys)}')
         lengths = {key: len(value) for key, value in arch.items() if isinstance(value, (list, tuple))}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f'arch has lists of different lengths, {lengths}; give one entry a stage in each')
+            raise ValueError(f'{self.arch_name} has lists of different lengths, {lengths}; give one entry a stage in each')
         return arch
 
 
@@ -201,6 +206,24 @@ def _check_out_indices(out_indices: Sequence[int], num_stages: int) -> Tuple[int
         raise ValueError(f'out_indices={tuple(out_indices)} is not allowed; choose one or more from {-num_stages} to '
                          f'{num_stages - 1}')
     return tuple(i % num_stages for i in out_indices)
+
+
+def parse_insert_locations(insert_locations: Sequence[int], depths: Sequence[int]) -> Tuple[int, ...]:
+    """Index of the first ParC block of each stage or row; where there is none, the number of its blocks.
+
+    Args:
+        insert_locations: one index a stage, or () for none at all. An index behind the last block says none, too.
+        depths: blocks of each stage.
+
+    Raises:
+        ValueError: the number of indices is another, or one is negative.
+    """
+    if not len(insert_locations):
+        return tuple(depths)
+    if len(insert_locations) != len(depths) or min(insert_locations) < 0:
+        raise ValueError(f'insert_locations={tuple(insert_locations)} is not allowed; give {len(depths)} indices, 0 or more, '
+                         'of the first ParC block of each stage, or () for none')
+    return tuple(min(location, depth) for location, depth in zip(insert_locations, depths))
 
 
 @contextmanager

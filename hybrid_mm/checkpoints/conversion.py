@@ -1,12 +1,16 @@
 """Released key names to the keys of our backbones."""
 import re
+from functools import lru_cache
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
-from .key_maps import KEY_MAPS, Rules
+import numpy as np
+import torch
+
+from .key_maps import KEY_MAPS, KeyMap, Rules
 
 
 def convert(state_dict: Dict[str, Any], family: str, head: bool = False) -> Dict[str, Any]:
-    """Rename the tensors of a released state dict; their values stay as they are.
+    """Rename the tensors of a released state dict; their values stay as they are, and what it lists twice comes once.
 
     Args:
         state_dict: released key -> tensor or array, without a wrapping (see `unwrap`).
@@ -18,9 +22,10 @@ def convert(state_dict: Dict[str, Any], family: str, head: bool = False) -> Dict
         Our key -> the same tensor, in the order of the release.
 
     Raises:
-        ValueError: the family is unknown, a key is none of the family's, two keys would get one name, or ``head`` is
-            asked for and the release has no classifier.
+        ValueError: the family is unknown, a key is none of the family's, two keys would get one name, a repeated tensor
+            differs from its first listing, or ``head`` is asked for and the release has no classifier.
     """
+    state_dict = drop_repeats(state_dict, family)
     names, unknown = rename_keys(state_dict, family, head)
     if unknown:
         raise ValueError(
@@ -41,9 +46,7 @@ def rename_keys(keys: Iterable[str], family: str, head: bool = False) -> Tuple[D
     Raises:
         ValueError: the family is unknown, or two keys would get one name.
     """
-    if family not in KEY_MAPS:
-        raise ValueError(f'family={family!r} is unknown; choose from {", ".join(KEY_MAPS)}')
-    rules = KEY_MAPS[family]
+    rules = _key_map(family)
     names, unknown = {}, []
     for key in keys:
         name, fc = _apply(rules.backbone, key), _apply(rules.classifier, key)
@@ -61,6 +64,25 @@ def rename_keys(keys: Iterable[str], family: str, head: bool = False) -> Tuple[D
     return names, unknown
 
 
+def drop_repeats(state_dict: Dict[str, Any], family: str) -> Dict[str, Any]:
+    """The state dict without the keys under which this family's release lists a tensor once more.
+
+    Args:
+        state_dict: released key -> tensor or array.
+        family: a key of `KEY_MAPS`.
+
+    Raises:
+        ValueError: the family is unknown, or what stands under both keys of a tensor is not the same.
+    """
+    first_listing = {key: _apply(_key_map(family).repeats, key) for key in state_dict}
+    repeats = {key: first for key, first in first_listing.items() if first in state_dict}
+    differing = [f'{key} from {first}' for key, first in repeats.items() if not _same(state_dict[key], state_dict[first])]
+    if differing:
+        raise ValueError(f'{len(differing)} keys of this {family} repeat others, but their tensors differ: '
+                         f'{list_keys(differing)}')
+    return {key: tensor for key, tensor in state_dict.items() if key not in repeats}
+
+
 def list_keys(keys: Iterable[str], limit: int = 8) -> str:
     """``'a, b, c and 5 more'``: the first ``limit`` keys and a count of the rest."""
     keys = list(keys)
@@ -68,9 +90,28 @@ def list_keys(keys: Iterable[str], limit: int = 8) -> str:
     return ', '.join(keys[:limit]) + more
 
 
+def _key_map(family: str) -> KeyMap:
+    if family not in KEY_MAPS:
+        raise ValueError(f'family={family!r} is unknown; choose from {", ".join(KEY_MAPS)}')
+    return KEY_MAPS[family]
+
+
 def _apply(rules: Rules, key: str) -> Optional[str]:
     for pattern, replacement in rules:
-        match = re.fullmatch(pattern, key)
+        match = _compile(pattern).fullmatch(key)
         if match:
             return match.expand(replacement)
     return None
+
+
+_compile = lru_cache(maxsize=None)(re.compile)  # there are more rules than re itself keeps
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        return a.is_meta or torch.equal(a, b)  # on the meta device there are no values
+    return np.array_equal(a, b)

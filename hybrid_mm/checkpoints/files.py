@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .conversion import list_keys
 
+# What detectors and segmentors, OpenMMLab's and those of ParC-Net's authors, put before the names of their backbone.
+_PREFIXES = ('backbone.', 'encoder.')
+
 # Where checkpoints keep their weights, in the order of preference: where averaged weights stand beside the last ones,
 # the published accuracy is theirs. Not mmengine's 'ema_state_dict': its hook saves the averaged ones as 'state_dict'.
 _WRAPPINGS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
@@ -70,6 +73,22 @@ def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
     if all(key.startswith('module.') for key in state_dict):
         return {key[len('module.'):]: value for key, value in state_dict.items()}
     return dict(state_dict)
+
+
+def backbone_part(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """The tensors of the backbone in a detector, segmentor or classifier, without the prefix ``backbone.`` or ``encoder.``.
+
+    Args:
+        tensors: key -> tensor, out of its wrapping.
+
+    Returns:
+        Where no key has such a prefix, all tensors but a classifier of ours, ``head.fc.*``.
+    """
+    for prefix in _PREFIXES:
+        part = {key[len(prefix):]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        if part:
+            return part
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith('head.fc.')}
 
 
 def _fetch_once_a_node(url: str) -> Path:

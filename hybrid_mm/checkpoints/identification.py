@@ -1,9 +1,11 @@
 """Which network do these tensors belong to? Keys and shapes answer, compared with the networks themselves."""
+import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import torch
+from torch import nn
 
 from hybrid_mm.registry import MODELS
 
@@ -11,6 +13,33 @@ from .conversion import convert, list_keys, rename_keys
 from .key_maps import KEY_MAPS
 
 Shapes = Dict[str, Tuple[int, ...]]
+Arch = Union[str, int, float]
+
+
+class Network(NamedTuple):
+    """A network that there are public weights of.
+
+    Attributes:
+        family: type of our backbone.
+        arch: name of its variant, the backbone's first argument.
+        is_baseline: is it the network that the family improves on?
+    """
+    family: str
+    arch: Arch
+    is_baseline: bool = False
+
+    @property
+    def options(self) -> Dict[str, Any]:
+        """What our backbone needs beside the arch."""
+        return KEY_MAPS[self.family].baseline if self.is_baseline else {}
+
+    @property
+    def variant(self) -> str:
+        """Such as ``'base'``, or ``'50 with insert_locations=()'``."""
+        return ' with '.join([str(self.arch), *(f'{key}={value}' for key, value in self.options.items())])
+
+    def __str__(self) -> str:
+        return f'{self.family} {self.variant}'
 
 
 @dataclass
@@ -49,30 +78,40 @@ class Mismatch:
         return '; '.join(parts)
 
 
-def identify(state_dict: Dict[str, Any]) -> Tuple[str, str]:
+def identify(state_dict: Dict[str, Any]) -> Tuple[str, Arch]:
     """Family and arch of a released state dict, with or without its classifier.
+
+    Of the networks that our families improve on, such as ResNet-50, it tells the family and arch that they become here;
+    `identify_network` tells the two apart.
 
     Args:
         state_dict: released key -> tensor or array, without a wrapping (see `unwrap`).
 
     Returns:
-        Such as ``('TransCNN', 'base')``.
+        Such as ``('TransCNN', 'base')`` or ``('ParCResNet', 50)``.
 
     Raises:
         ValueError: some keys are of no family, or the tensors fit no arch of their family; the message names the keys.
     """
+    network = identify_network(state_dict)
+    return network.family, network.arch
+
+
+def identify_network(state_dict: Dict[str, Any]) -> Network:
+    """As `identify`, and whether it is the family's network or the one that the family improves on."""
     family = guess_family(state_dict)
     if family is None:
         raise ValueError(f'no key is of a known release ({", ".join(KEY_MAPS)}): {list_keys(state_dict)}')
     shapes = shapes_of(convert(state_dict, family))
-    arch = find_arch(family, shapes)
-    if arch is None:
-        archs = MODELS.get(family).arch_settings
-        apart = {name: Mismatch.between(shapes, backbone_shapes(family, name)) for name in archs}
-        closest = min(apart, key=lambda name: len(apart[name]))
-        raise ValueError(f'the tensors fit no arch of {family} ({", ".join(archs)}); compared with {closest}, '
+    network = find_network(family, shapes)
+    if network is None:
+        apart = {network: Mismatch.between(shapes, required(*backbone_shapes(network), shapes))
+                 for network in networks(family)}
+        closest = min(apart, key=lambda network: len(apart[network]))
+        archs = ', '.join(map(str, MODELS.get(family).arch_settings))
+        raise ValueError(f'the tensors fit no arch of {family} ({archs}); compared with {closest.variant}, '
                          f'{apart[closest]}')
-    return family, arch
+    return network
 
 
 def guess_family(keys: Iterable[str]) -> Optional[str]:
@@ -82,30 +121,60 @@ def guess_family(keys: Iterable[str]) -> Optional[str]:
     return best if known[best] else None
 
 
-def recognise(tensors: Dict[str, Any]) -> Optional[str]:
-    """``'TransCNN base'``, say, for tensors under the release's keys or ours; None if they make no known backbone."""
+def recognise(tensors: Dict[str, Any]) -> Optional[Network]:
+    """The network of these tensors, under the release's keys or ours; None if they make no known backbone."""
     shapes = shapes_of(tensors)
     for family in KEY_MAPS:
         renamed = {name: shapes[key] for key, name in rename_keys(shapes, family)[0].items()}
-        arch = find_arch(family, shapes) or find_arch(family, renamed)
-        if arch:
-            return f'{family} {arch}'
+        network = find_network(family, shapes) or find_network(family, renamed)
+        if network:
+            return network
     return None
 
 
-def find_arch(family: str, shapes: Shapes) -> Optional[str]:
-    """The arch of a family whose backbone has exactly these tensors, under our keys; None if there is none."""
-    for arch in MODELS.get(family).arch_settings:
-        if backbone_shapes(family, arch) == shapes:
-            return arch
+def find_network(family: str, shapes: Shapes) -> Optional[Network]:
+    """The network of a family whose backbone has exactly these tensors, under our keys; None if there is none."""
+    for network in networks(family):
+        if required(*backbone_shapes(network), shapes) == shapes:
+            return network
     return None
+
+
+def networks(family: str) -> Iterator[Network]:
+    """The networks of a family, those that it improves on behind."""
+    for is_baseline in (False, True) if KEY_MAPS[family].baseline else (False, ):
+        for arch in MODELS.get(family).arch_settings:
+            yield Network(family, arch, is_baseline)
 
 
 @lru_cache(maxsize=None)
-def backbone_shapes(family: str, arch: str) -> Shapes:
-    """Our key -> shape of a backbone in the form of the release; no memory is taken for its weights."""
+def backbone_shapes(network: Network) -> Tuple[Shapes, Tuple[str, ...]]:
+    """Our key -> shape of a backbone with output norms, and its `optional` keys; no memory is taken for its weights."""
     with torch.device('meta'):
-        return shapes_of(MODELS.get(family)(arch=arch).state_dict())
+        backbone = MODELS.get(network.family)(network.arch, out_norm=True, **network.options)
+    return shapes_of(backbone.state_dict()), optional(backbone)
+
+
+def optional(backbone: nn.Module) -> Tuple[str, ...]:
+    """Patterns of keys that a released file may all lack: each stands for a part that is not needed, or has its start.
+
+    They are output norms, which few releases have; BatchNorm's counters, which old files of torchvision do not have; and
+    stages behind the last output, which never run.
+    """
+    stages = range(max(backbone.out_indices) + 1, len(backbone.stages))
+    return (r'out_norms\..*', r'.*\.num_batches_tracked', *(rf'(downsamples|stages)\.{i}\..*' for i in stages))
+
+
+def required(model: Dict[str, Any], patterns: Iterable[str], file: Iterable[str]) -> Dict[str, Any]:
+    """What a file has to hold for a model: all but the optional parts of which it has nothing.
+
+    Args:
+        model: our key -> anything.
+        patterns: of optional keys, see `optional`.
+        file: our keys of what the file holds.
+    """
+    absent = [pattern for pattern in patterns if not any(re.fullmatch(pattern, key) for key in file)]
+    return {key: value for key, value in model.items() if not any(re.fullmatch(pattern, key) for pattern in absent)}
 
 
 def shapes_of(tensors: Dict[str, Any]) -> Shapes:

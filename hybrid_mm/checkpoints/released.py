@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from hybrid_mm.registry import WEIGHT_INITIALIZERS
 
-from .conversion import rename_keys
-from .files import load_released
-from .identification import Mismatch, recognise, shapes_of
+from .conversion import drop_repeats, rename_keys
+from .files import backbone_part, load_released
+from .identification import Mismatch, optional, recognise, required, shapes_of
 from .key_maps import KEY_MAPS
 
 
@@ -16,10 +16,12 @@ from .key_maps import KEY_MAPS
 class Released:
     """Load a released checkpoint into a backbone: ``init_cfg=dict(type='hybrid_mm.Released', checkpoint=...)``.
 
-    The file has the release's key names, or ours: what ``tools/converters/convert_released.py`` writes, or a training
-    checkpoint with the same backbone, of which nothing outside of ``backbone.*`` is read. Every tensor of the file must
-    have its place, and every tensor of the backbone its value, except the norms of ``out_norm=True``: no release has
-    them, and they keep their start, 1 and 0. If anything does not fit, the backbone stays as it was.
+    The file has the release's key names, or ours: what ``tools/converters/convert_released.py`` writes. Of a detector,
+    segmentor or training checkpoint with the same backbone nothing outside of ``backbone.*`` is read (``encoder.*`` in
+    files of ParC-Net). Every tensor of the file must have its place, and every tensor of the backbone its value. Three
+    parts of the backbone may be absent, each as a whole, and keep their start: the norms of ``out_norm=True``, which few
+    releases have, BatchNorm's counters, and stages behind the last output, which never run. If anything does not fit, the
+    backbone stays as it was.
 
     Args:
         checkpoint: path or URL of the file, see `load_released`.
@@ -36,21 +38,24 @@ class Released:
 
         Raises:
             TypeError: ``module`` is something else.
-            ValueError: keys or shapes of file and backbone differ; the message names them.
+            ValueError: keys or shapes of file and backbone differ, or a tensor that the release lists twice does; the
+                message names them.
             OSError: the file cannot be had, see `load_released`, which also raises ValueError where it cannot be read.
         """
         family = _family(module)
-        file = _backbone_part(load_released(self.checkpoint))
+        file = backbone_part(load_released(self.checkpoint))
         model = module.state_dict()
-        tensors, unknown = _under_our_keys(file, family, model)
-        if not any(key.startswith('out_norms.') for key in tensors):
-            model = {key: tensor for key, tensor in model.items() if not key.startswith('out_norms.')}
+        try:
+            tensors, unknown = _under_our_keys(file, family, model)
+        except ValueError as error:
+            raise ValueError(f'{self.checkpoint}: {error}') from None
+        model = required(model, optional(module), tensors)
 
         mismatch = Mismatch.between(shapes_of(tensors), shapes_of(model))
         mismatch.unexpected += unknown
         if mismatch:
             raise ValueError(f'{self.checkpoint} does not fit the backbone: {_compare_archs(file, model)}{mismatch}')
-        module.load_state_dict(tensors, strict=False)  # only the output norms may be absent, as checked above
+        module.load_state_dict(tensors, strict=False)  # only optional parts are absent, as checked above
         print_log(f'loaded {len(tensors)} of {len(model)} tensors from {self.checkpoint}', logger='current')
 
 
@@ -62,16 +67,10 @@ def _family(module: nn.Module) -> str:
                     f'backbone: {", ".join(KEY_MAPS)}')
 
 
-def _backbone_part(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """The tensors of ``backbone.*`` without the prefix; where there are none, all but a classifier of ours."""
-    prefix = 'backbone.'
-    part = {key[len(prefix):]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    return part or {key: tensor for key, tensor in tensors.items() if not key.startswith('head.fc.')}
-
-
 def _under_our_keys(file: Dict[str, Tensor], family: str,
                     model: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], List[str]]:
     """The tensors of the file under the backbone's keys, and the keys that the release does not have."""
+    file = drop_repeats(file, family)
     names, unknown = rename_keys(file, family)
     if sum(key in model for key in file) > len(names):  # converted before
         return file, []

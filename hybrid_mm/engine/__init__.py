@@ -1,8 +1,13 @@
-"""Around the stock runner: hooks, checks before a run, and what `tools/train.py` and `tools/test.py` share."""
+"""Around the stock runner: hooks, layer decay, checks before a run, and what `tools/train.py` and `tools/test.py` share."""
 from .check_setup_hook import CheckSetupHook
 from .errors import SetupError
+from .layer_decay import LayerDecayOptimizerConstructor
 from .libraries import require
 from .progress_bar_hook import ProgressBarHook
 from .random_state_hook import RandomStateHook
+from .variable_size_hook import VariableSizeHook
 
-__all__ = ['CheckSetupHook', 'ProgressBarHook', 'RandomStateHook', 'SetupError', 'require']
+__all__ = [
+    'CheckSetupHook', 'LayerDecayOptimizerConstructor', 'ProgressBarHook', 'RandomStateHook', 'SetupError', 'VariableSizeHook',
+    'require'
+]

@@ -1,6 +1,9 @@
 """The operators, as torch modules that map (B, C, H, W) to (B, C, H, W). Nothing here imports an OpenMMLab library."""
 from .downsampling import ConvDownsampling, TwoBranchDownsampling
 from .h_mhsa import HMHSA, IterativeHMHSA
-from .inverted_residual import InvertedResidual
+from .inverted_residual import InvertedResidual, MobileInvertedResidual
+from .layer_norm import LayerNorm2d
+from .parc import ParC2d, ParCHW
+from .parc_replacement import replace_with_parc
 
-__all__ = ['ConvDownsampling', 'HMHSA', 'InvertedResidual', 'IterativeHMHSA', 'TwoBranchDownsampling']
+__all__ = ['ConvDownsampling', 'HMHSA', 'InvertedResidual', 'IterativeHMHSA', 'LayerNorm2d', 'MobileInvertedResidual', 'ParC2d', 'ParCHW', 'TwoBranchDownsampling', 'replace_with_parc']

@@ -1,11 +1,12 @@
-"""The convolution block that follows attention in TransCNN and HAT-Net (arXiv 2106.03180). This file needs torch alone."""
-from typing import Callable
+"""Convolution blocks that widen, mix neighbours and narrow again. This file needs torch alone."""
+from typing import Callable, Optional
 
 from torch import Tensor, nn
 
 
 class InvertedResidual(nn.Module):
-    """Widen with a 1x1 convolution, mix neighbours depthwise, narrow again; the caller adds the residual.
+    """The block behind attention in TransCNN and HAT-Net (arXiv 2106.03180): widen with a 1x1 convolution, mix neighbours
+    depthwise, narrow again; the caller adds the residual.
 
     Args:
         channels: C.
@@ -45,3 +46,45 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.depthwise(self.expand(x)))
+
+
+class MobileInvertedResidual(nn.Module):
+    """MobileNetV2's block: widen with a 1x1 convolution, mix positions channel by channel, narrow without activation.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        expansion: width of the middle over ``in_channels``; at 1 there is no widening convolution.
+        stride: 1 or 2. At 1 with as many channels out as in, the input is added.
+        norm_layer: makes a norm from a channel count.
+        act_layer: makes an activation; ReLU6 in MobileNetV2, SiLU in MobileViT and ParC-Net.
+        mixer: what mixes positions, in the place of a depthwise 3x3 convolution; it keeps the shape of the widened map.
+        drop_path: what drops the residual branch in training.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, ceil(H/stride), ceil(W/stride)).
+    """
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 expansion: int,
+                 stride: int = 1,
+                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+                 act_layer: Callable[[], nn.Module] = nn.ReLU6,
+                 mixer: Optional[nn.Module] = None,
+                 drop_path: Optional[nn.Module] = None) -> None:
+        super().__init__()
+        wide = in_channels * expansion
+        self.adds_input = stride == 1 and in_channels == out_channels
+        self.expand = nn.Sequential(nn.Conv2d(in_channels, wide, 1, bias=False), norm_layer(wide),
+                                    act_layer()) if expansion > 1 else nn.Identity()
+        if mixer is None:
+            mixer = nn.Conv2d(wide, wide, 3, stride=stride, padding=1, groups=wide, bias=False)
+        self.depthwise = nn.Sequential(mixer, norm_layer(wide), act_layer())
+        self.project = nn.Sequential(nn.Conv2d(wide, out_channels, 1, bias=False), norm_layer(out_channels))
+        self.drop_path = drop_path or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.project(self.depthwise(self.expand(x)))
+        return x + self.drop_path(out) if self.adds_input else out

@@ -1,30 +1,24 @@
 """H-MHSA (arXiv 2106.03180) as a plugin layer: ``plugins=[dict(cfg=dict(type='hybrid_mm.HMHSA'), ...)]``."""
-from typing import Union
+from typing import Optional
 
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
-from torch import Tensor
+from torch import nn
 
 from hybrid_mm.layers import HMHSA, IterativeHMHSA
 from hybrid_mm.registry import MODELS
 
+from .residual import ResidualPlugin
 
-class _ResidualPlugin(BaseModule):
-    """x + layer(x). The host replaces its map by the plugin's output, so the residual belongs inside.
 
-    The host may be trained already: small weights (truncated normal of std 0.02) keep the first steps near its own output.
-    """
+class _HMHSAPlugin(ResidualPlugin):
+    """The host may be trained already: small weights (truncated normal of std 0.02) keep the first steps near its output."""
 
-    def __init__(self, layer, init_cfg: Union[dict, None] = None) -> None:
-        super().__init__(init_cfg or dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.))
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layer(x)
+    def __init__(self, layer: nn.Module, init_cfg: Optional[dict] = None) -> None:
+        super().__init__(layer, init_cfg or dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.))
 
 
 @MODELS.register_module('HMHSA')
-class HMHSAPlugin(_ResidualPlugin):
+class HMHSAPlugin(_HMHSAPlugin):
     """Two-step H-MHSA with a residual, for mmdet's and mmseg's ResNet (Bottleneck).
 
     Args:
@@ -44,7 +38,7 @@ class HMHSAPlugin(_ResidualPlugin):
 
 
 @MODELS.register_module('IterativeHMHSA')
-class IterativeHMHSAPlugin(_ResidualPlugin):
+class IterativeHMHSAPlugin(_HMHSAPlugin):
     """Iterative H-MHSA with a residual, for mmdet's and mmseg's ResNet (Bottleneck).
 
     Args:

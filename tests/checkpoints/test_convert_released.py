@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference.released_weights import weights
+import torchvision
+from reference.released_weights import dense_names, fill, weights
 
 import hybrid_mm
 from hybrid_mm.checkpoints import convert
@@ -59,6 +60,42 @@ def test_head_makes_it_an_image_classifier(run, src, released, tmp_path, capsys)
     run(src, tmp_path / 'dst.pth', '--family', 'HATNet', '--arch', 'tiny', '--head')
     assert capsys.readouterr().out.endswith('dst.pth: 295 of 295 tensors of HATNet tiny\n')
     assert_state_dict(tmp_path / 'dst.pth', convert(released, 'HATNet', head=True))
+
+
+def test_what_is_not_written_is_counted(run, tmp_path, capsys):
+    released = weights('parcnet_xs')
+    torch.save(released, tmp_path / 'checkpoint_ema_avg.pt')
+    run(tmp_path / 'checkpoint_ema_avg.pt', tmp_path / 'dst.pth')
+    assert capsys.readouterr().out.endswith(
+        'dst.pth: 467 of 487 tensors of ParCNet xs, without 18 that the release lists twice, '
+        'without the classifier, which --head keeps\n')
+    run(tmp_path / 'checkpoint_ema_avg.pt', tmp_path / 'classifier.pth', '--head')
+    assert capsys.readouterr().out.endswith(
+        'classifier.pth: 469 of 487 tensors of ParCNet xs, without 18 that the release lists twice\n')
+    assert_state_dict(tmp_path / 'classifier.pth', convert(released, 'ParCNet', head=True))
+
+
+def test_backbone_of_an_authors_detector_is_converted(run, tmp_path, capsys):
+    released, names = weights('parc_convnext_xt'), dense_names('parc_convnext_xt')
+    file = {f'backbone.{names[key]}': released[key] for key in names}
+    file.update({f'backbone.norm{i}.{part}': torch.full((48 * 2**i, ), 2.) for i in range(4) for part in ('weight', 'bias')})
+    torch.save({'state_dict': {**file, 'neck.conv.weight': torch.zeros(1)}}, tmp_path / 'cascade_rcnn.pth')
+    run(tmp_path / 'cascade_rcnn.pth', tmp_path / 'dst.pth')
+    assert capsys.readouterr().out.endswith(
+        'dst.pth: 202 of 203 tensors of ParCConvNeXt xtiny, without 1 outside of the backbone\n')
+    state_dict = torch.load(tmp_path / 'dst.pth', weights_only=True)['state_dict']
+    assert (state_dict['backbone.out_norms.3.weight'] == 2).all()
+
+
+def test_public_weights_of_a_baseline_become_a_backbone_without_parc(run, tmp_path, capsys):
+    with torch.device('meta'):
+        shapes = {key: tuple(value.shape) for key, value in torchvision.models.mobilenet_v2().state_dict().items()}
+    torch.save(fill(shapes), tmp_path / 'mobilenet_v2.pth')
+    run(tmp_path / 'mobilenet_v2.pth', tmp_path / 'dst.pth', '--family', 'ParCMobileNetV2', '--arch', '1.0')
+    assert capsys.readouterr().out.endswith('312 of 314 tensors of ParCMobileNetV2 1.0 with insert_locations=(), '
+                                            'without the classifier, which --head keeps\n')
+    meta = torch.load(tmp_path / 'dst.pth', weights_only=True)['meta']
+    assert (meta['family'], meta['arch'], meta['insert_locations']) == ('ParCMobileNetV2', 1.0, ())
 
 
 @pytest.mark.parametrize('options, message', [

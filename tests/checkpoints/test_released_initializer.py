@@ -3,12 +3,13 @@ import re
 
 import pytest
 import torch
+import torchvision
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseModule
-from reference.released_weights import NETWORKS, weights
+from reference.released_weights import CLASSIFIERS, NETWORKS, dense_names, fill, weights
 from torch import nn
 
-from hybrid_mm.backbones import TransCNN
+from hybrid_mm.backbones import ParCConvNeXt, ParCMobileNetV2, ParCNet, TransCNN
 from hybrid_mm.checkpoints import Released, convert
 from hybrid_mm.registry import MODELS
 
@@ -104,6 +105,112 @@ def test_training_checkpoint_loads_with_its_output_norms(save):
     backbone = TransCNN('small', out_norm=True)
     Released(save(dict(state_dict=state_dict, message_hub=hub)))(backbone)
     assert_loaded(backbone, trained.state_dict())
+
+
+@pytest.mark.parametrize('name, options', [('parc_mobilenetv2', {}), ('parc_convnext_xt', dict(out_norm=False)),
+                                           ('parcnet_xs', dict(out_indices=(0, 1, 2, 3, 4))), ('parcnet_xs', {})])
+def test_every_form_of_a_parc_backbone_starts_from_its_release(name, options, save):
+    released, network = weights(name), NETWORKS[name]
+    backbone = MODELS.get(network['family'])(network['arch'], **options)
+    Released(save(released))(backbone)
+    converted = convert(released, network['family'])
+    assert backbone.state_dict().keys() == converted.keys()
+    assert_loaded(backbone, converted)
+
+
+@pytest.fixture(scope='module')
+def convnext():
+    """Weights of released ParC-ConvNeXt-XT."""
+    return weights('parc_convnext_xt')
+
+
+def detector(name, released, **others):
+    """Checkpoint of an authors' detector: their names for detection, behind the prefix of a detector's backbone."""
+    names = dense_names(name)
+    state_dict = {f'backbone.{names[key]}': value for key, value in released.items() if key in names}
+    state_dict.update({'neck.lateral_convs.0.conv.weight': torch.zeros(1)}, **others)
+    return dict(state_dict=state_dict, meta=dict(epoch=36))
+
+
+def test_backbone_of_an_authors_detector_loads(save):
+    released = weights('parc_mobilenetv2')
+    backbone = ParCMobileNetV2()
+    Released(save(detector('parc_mobilenetv2', released)))(backbone)
+    assert_loaded(backbone, convert(released, 'ParCMobileNetV2'))
+
+
+def test_output_norms_of_an_authors_detector_load(convnext, save):
+    norms = fill({f'norm{i}.{part}': (48 * 2**i, ) for i in range(4) for part in ('weight', 'bias')})
+    file = detector('parc_convnext_xt', convnext, **{f'backbone.{key}': value for key, value in norms.items()})
+    backbone = ParCConvNeXt('xtiny')
+    Released(save(file))(backbone)
+    assert_loaded(backbone, convert(convnext, 'ParCConvNeXt'))
+    assert_loaded(backbone, {f'out_norms.{key[len("norm"):]}': value for key, value in norms.items()})
+    assert_refused(ParCConvNeXt('xtiny', out_norm=False), save(file), ['the model has no out_norms.0.weight'])
+
+    del file['state_dict']['backbone.norm2.weight']
+    assert_refused(ParCConvNeXt('xtiny'), save(file), ['the file lacks out_norms.2.weight'])
+
+
+def test_output_norms_of_a_parc_backbone_keep_their_start(convnext, save):
+    backbone = ParCConvNeXt('xtiny')
+    Released(save({'model': convnext}))(backbone)
+    assert_loaded(backbone, convert(convnext, 'ParCConvNeXt'))
+    for norm in backbone.out_norms:
+        assert (norm.weight == 1).all() and (norm.bias == 0).all()
+
+
+def test_a_stage_behind_the_last_output_may_be_absent(save):
+    released = weights('parcnet_xs')
+    gone = ('conv_1x1_exp.', *CLASSIFIERS['ParCNet'])
+    file = {f'encoder.{key}': value for key, value in released.items() if not key.startswith(gone)}
+    file['ssd_heads.0.weight'] = torch.zeros(1)
+    backbone = ParCNet('xs')
+    Released(save(file))(backbone)
+    assert_loaded(backbone, {key: value for key, value in convert(released, 'ParCNet').items()
+                             if not key.startswith('stages.4.')})
+    assert_refused(ParCNet('xs', out_indices=(3, 4)), save(file), ['the file lacks stages.4.0.0.weight'])
+
+    file['encoder.conv_1x1_exp.block.conv.weight'] = released['conv_1x1_exp.block.conv.weight']
+    assert_refused(ParCNet('xs'), save(file), ['the file lacks stages.4.0.1.weight'])
+
+
+def test_a_repeated_block_that_differs_is_refused(save):
+    released = weights('parcnet_xs')
+    key = 'block.exp_1x1.block.norm.weight'
+    released[f'residual.{key}'] = released[f'residual.{key}'] + 1
+    backbone = ParCNet('xs')
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    path = save(released)
+    with pytest.raises(ValueError, match=f'^{path}: 1 keys .* their tensors differ: residual.{key} from layer_5.0.{key}$'):
+        Released(path)(backbone)
+    assert_loaded(backbone, before)
+
+
+@pytest.fixture(scope='module')
+def mobilenet():
+    """Weights under the names of torchvision's MobileNetV2."""
+    with torch.device('meta'):
+        model = torchvision.models.mobilenet_v2()
+    return fill({key: tuple(value.shape) for key, value in model.state_dict().items()})
+
+
+@pytest.mark.parametrize('with_counters', [True, False])
+def test_baseline_starts_from_public_weights(with_counters, mobilenet, save):
+    file = {key: value for key, value in mobilenet.items()
+            if with_counters or not key.endswith('.num_batches_tracked')}
+    backbone = ParCMobileNetV2(insert_locations=())
+    Released(save(file))(backbone)
+    assert_loaded(backbone, convert(mobilenet, 'ParCMobileNetV2'))
+
+
+def test_weights_of_the_baseline_are_told_from_those_of_the_network(mobilenet, save):
+    assert_refused(ParCMobileNetV2(), save(mobilenet), [
+        'the file holds ParCMobileNetV2 1.0 with insert_locations=(), the model is ParCMobileNetV2 1.0; the file lacks '
+        'stages.2.2.depthwise.0.h.weight'])
+    assert_refused(ParCMobileNetV2(insert_locations=()), save(weights('parc_mobilenetv2')), [
+        'the file holds ParCMobileNetV2 1.0, the model is ParCMobileNetV2 1.0 with insert_locations=(); the file lacks '
+        'stages.2.2.depthwise.0.weight'])
 
 
 def too_many(released):

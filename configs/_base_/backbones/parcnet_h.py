@@ -1,0 +1,6 @@
+# ParC-Net-H; starts from the user's own run of imagenet_parcnet_h.py, as no weights are public
+backbone = dict(type='hybrid_mm.ParCNet', arch='h', insert_locations=(2, 0, 0, 0))
+pretrained = dict(type='hybrid_mm.Released', checkpoint='work_dirs/imagenet_parcnet_h/epoch_300.pth')
+channels = [144, 216, 288, 432]
+pooled_channels = 960
+pixels = dict(mean=[0., 0., 0.], std=[255., 255., 255.], bgr_to_rgb=False)  # as MobileViT's trainer, on which ParC-Net's stands

@@ -1,0 +1,135 @@
+"""ConvNeXt whose last blocks see the whole map through ParC (arXiv 2210.04020)."""
+from typing import Callable, Optional, Sequence, Tuple, Union
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from hybrid_mm.layers import LayerNorm2d, ParCHW
+from hybrid_mm.registry import MODELS
+
+from .base import BaseBackbone, parse_insert_locations
+
+MODELS.register_module('LN2d', module=LayerNorm2d)
+
+
+class ParCConvNeXtBlock(nn.Module):
+    """ConvNeXt's block, with a depthwise 7x7 convolution or what is given in its place.
+
+    Args:
+        channels: C.
+        norm_layer: makes a norm from a channel count.
+        layer_scale_init_value: start of the factors of the residual branch; at 0 there are none.
+        mixer: stands in the place of the depthwise convolution.
+        drop_path_rate: stochastic depth rate.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W).
+    """
+
+    def __init__(self,
+                 channels: int,
+                 norm_layer: Callable[[int], nn.Module] = LayerNorm2d,
+                 layer_scale_init_value: float = 1e-6,
+                 mixer: Optional[nn.Module] = None,
+                 drop_path_rate: float = 0.) -> None:
+        super().__init__()
+        self.dwconv = mixer or nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = norm_layer(channels)
+        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.act = nn.GELU()
+        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.gamma = nn.Parameter(torch.full((channels, ), layer_scale_init_value)) if layer_scale_init_value else None
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+        out = self.pwconv2(self.act(self.pwconv1(out)))
+        if self.gamma is not None:
+            out = self.gamma * out
+        return x + self.drop_path(out.permute(0, 3, 1, 2))  # (B, H, W, C) -> (B, C, H, W)
+
+
+@MODELS.register_module()
+class ParCConvNeXt(BaseBackbone):
+    """ParC-ConvNeXt, `Fast-ParC <https://arxiv.org/abs/2210.04020>`_.
+
+    Official code: https://github.com/hkzhang91/ParC-Net, folder ParC_ConvNets. In the last third of stages 3 and 4 a depthwise
+    ParC along H and one along W, each on half of the channels, replace the depthwise 7x7 convolution. Beyond the release, any
+    image size runs: kernels and position embeddings are resized from the map of a 224 x 224 image. As in ConvNeXt, an image
+    whose sides are no multiples of 32 loses up to 31 pixels at the right and bottom.
+
+    Args:
+        arch: xtiny, tiny, or a dict with the keys of such a row: one entry a stage for ``channels`` and ``depths``.
+        insert_locations: for each stage, the index of the first block with ParC. ``()`` is ConvNeXt. By default the last
+            third of stages 3 and 4.
+        layer_scale_init_value: start of the factors of the residual branches; at 0 there are none.
+        backend: how ParC is computed, see `hybrid_mm.layers.ParC2d`.
+        norm_cfg: norm layer.
+        out_norm: a norm on each output, as dense tasks need it; the release form has none.
+        kwargs: see `BaseBackbone`.
+
+    Raises:
+        ValueError: an argument is outside of what is allowed.
+    """
+
+    # yapf: disable
+    arch_settings = {
+        'xtiny': dict(channels=(48,  96, 192, 384), depths=(3, 3, 9, 3)),
+        'tiny':  dict(channels=(96, 192, 384, 768), depths=(3, 3, 9, 3)),
+    }
+    # yapf: enable
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'xtiny',
+                 insert_locations: Optional[Sequence[int]] = None,
+                 layer_scale_init_value: float = 1e-6,
+                 backend: str = 'auto',
+                 norm_cfg: dict = dict(type='hybrid_mm.LN2d', eps=1e-6),
+                 out_norm: bool = True,
+                 **kwargs) -> None:
+        super().__init__(arch, norm_cfg, out_norm=out_norm, **kwargs)
+        channels = self.settings['channels']
+        if insert_locations is None:
+            insert_locations = (*self.depths[:2], *(2 * depth // 3 for depth in self.depths[2:]))
+        locations = parse_insert_locations(insert_locations, self.depths)
+
+        self.stem = nn.Sequential(
+            nn.Conv2d(self.in_channels, channels[0], 4, stride=4), self.norm_layer(channels[0]))
+        self.downsamples = nn.ModuleList([nn.Identity()])
+        self.stages = nn.ModuleList()
+        for i, rates in enumerate(self.drop_path_rates()):
+            if i > 0:
+                self.downsamples.append(
+                    nn.Sequential(
+                        self.norm_layer(channels[i - 1]), nn.Conv2d(channels[i - 1], channels[i], 2, stride=2)))
+            blocks = nn.ModuleList()
+            for j, rate in enumerate(rates):
+                mixer = ParCHW(channels[i], 56 // 2**i, backend=backend) if j >= locations[i] else None
+                blocks.append(ParCConvNeXtBlock(channels[i], self.norm_layer, layer_scale_init_value, mixer, rate))
+            self.stages.append(blocks)
+        self.finish(channels)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning-rate decay: the eight groups of ConvNeXt's recipe.
+
+        The stem is 0, stage 1 is 1, stage 2 and its downsampling 2, stage 3's downsampling 3, block j of stage 3 is
+        3 + j // 3, stage 4 and its downsampling 6, all else 7.
+
+        Args:
+            param_name: full name of the parameter.
+            prefix: what stands before the names of this backbone, such as ``'backbone.'``.
+
+        Returns:
+            The depth, and the number of depths, 8.
+        """
+        part, *rest = param_name[len(prefix):].split('.') if param_name.startswith(prefix) else ['']
+        if part == 'stem':
+            return 0, 8
+        if part not in ('downsamples', 'stages'):
+            return 7, 8
+        stage = int(rest[0])
+        depth = (1, 2, 3, 6)[stage]
+        if part == 'stages' and stage == 2:
+            depth = min(3 + int(rest[1]) // 3, 5)
+        return depth, 8

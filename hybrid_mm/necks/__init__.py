@@ -1,0 +1,4 @@
+"""Between backbone and head."""
+from .pooled_vector import PooledVector
+
+__all__ = ['PooledVector']
