@@ -11,7 +11,8 @@ and the same with j in the place of i for the axis W (Fast-ParC, arXiv 2210.0402
 convolution). All derivatives are again such correlations, so that `circular_correlation` can be differentiated any number of
 times, and a backward pass keeps x and w alone, no spectra and no copies.
 """
-from typing import Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from contextlib import nullcontext
+from typing import Callable, ContextManager, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ def circular_correlation(x: Tensor, weight: Tensor, offset: Optional[Tensor], ax
     kernel_dtype = _compute_dtype(x, backend)
     offset = offset if offset is None else offset.to(kernel_dtype)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # plain operators, for a compiler to see through
-        with _no_autocast(x):
+        with no_autocast(x):
             kernel = BACKENDS[backend].prepare(weight, kernel_dtype)
             return _add(BACKENDS[backend].correlate(x.to(kernel_dtype), kernel, axis), offset, axis).to(x.dtype)
     return _Correlation.apply(x, weight, offset, axis, backend)
@@ -112,7 +113,7 @@ class _Correlation(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.axis, ctx.backend = axis, backend
         ctx.offset_dtype = None if offset is None else offset.dtype
-        with _no_autocast(x):
+        with no_autocast(x):
             return correlate_prepared(x, prepare(weight, backend, x.dtype), offset, axis, backend)
 
     @staticmethod
@@ -121,7 +122,7 @@ class _Correlation(torch.autograd.Function):
         axis, backend = ctx.axis, ctx.backend
         needs_x, needs_weight, needs_offset = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_offset = None
-        with _no_autocast(x):
+        with no_autocast(x):
             if needs_x and needs_weight and backend == 'fft' and not torch.is_grad_enabled():
                 grad_x, grad_weight = _fft_backward(x, weight, grad, axis)
             else:
@@ -143,7 +144,7 @@ class _KernelGradient(torch.autograd.Function):
         ctx.axis, ctx.backend = axis, backend
         impl, compute_dtype = BACKENDS[backend], _compute_dtype(x, backend)
         total = 0
-        with _no_autocast(x):
+        with no_autocast(x):
             if depthwise:
                 total = [0] * x.shape[1]
                 sums: Dict[int, Tensor] = {}
@@ -344,5 +345,8 @@ def _compute_dtype(x: Tensor, backend: str) -> torch.dtype:
     return torch.float32 if backend == 'fft' and x.dtype.itemsize < 4 else x.dtype
 
 
-def _no_autocast(x: Tensor):
-    return torch.autocast(x.device.type, enabled=False)
+def no_autocast(x: Tensor) -> ContextManager:
+    """Operators keep the dtypes they are given, on the device of x."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return nullcontext()  # the meta device, say

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .circular_correlation import circular_correlation, correlate_prepared, direct, prepare
+from .circular_correlation import circular_correlation, correlate_prepared, direct, no_autocast, prepare
 
 _BACKENDS = ('auto', 'direct', 'fft', 'gemm')
 _MAX_SIZES = 8  # map sizes whose prepared kernels an evaluation keeps; multi-scale testing needs about as many
@@ -112,13 +112,13 @@ class ParC2d(nn.Module):
     def _run(self, x: Tensor, out: Optional[Tensor]) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.channels:
             raise ValueError(f'the input has the shape {tuple(x.shape)}; it needs (B, {self.channels}, H, W)')
-        if torch.is_autocast_enabled(x.device.type):
+        if _is_autocast(x):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         n = x.shape[2 if self.axis == 'H' else 3]
         records = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
         backend = self.backend if self.backend != 'auto' else choose_backend(x, n, self.depthwise, records)
 
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             if records or self.training or _is_traced() or not self._prepared.may_keep(self):
                 parts = self._resize(n, backend)
                 if backend != 'direct':
@@ -191,7 +191,7 @@ class ParCHW(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x1, x2 = x.chunk(2, 1)
-        if torch.is_grad_enabled() or _is_traced() or torch.is_autocast_enabled(x.device.type):
+        if torch.is_grad_enabled() or _is_traced() or _is_autocast(x):
             return torch.cat([self.h(x1), self.w(x2)], 1)
         out = torch.empty_like(x)
         self.h.write(x1, out[:, :x1.shape[1]])
@@ -268,6 +268,10 @@ def _parameters(layer: nn.Module) -> list:
 
 def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _is_autocast(x: Tensor) -> bool:
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
 
 
 def choose_backend(x: Tensor, n: int, depthwise: bool, records: bool) -> str:

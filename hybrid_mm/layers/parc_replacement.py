@@ -451,16 +451,19 @@ def _map_of_call(layer: nn.Module, args: tuple, kwargs: Dict[str, Any], out: Any
 
 
 def _map_of_image(count: int, image: Size, extra_tokens: Optional[int]) -> Tuple[Size, int]:
-    """The map of ``count`` tokens whose aspect is nearest to the image's, and the number of tokens in front of it."""
+    """The map that ``count`` tokens are when every token stands for a square of the image, and the number of tokens in front
+    of it."""
     fits = []
     for extra in range(3) if extra_tokens is None else [extra_tokens]:
         rest = count - extra
-        step = math.sqrt(image[0] * image[1] / max(rest, 1))  # pixels a token
-        for height in range(1, rest + 1):
-            width = rest // height
-            # rounding and padding move a side by less than one token
-            if height * width == rest and abs(height - image[0] / step) < 1 and abs(width - image[1] / step) < 1:
-                fits.append((abs(math.log(height * image[1] / (width * image[0]))), extra, (height, width)))
+        for step in range(1, min(image) + 1):  # pixels a token; a rest of the image is dropped or padded
+            padded = any(side % step for side in image)
+            for size in ((image[0] // step, image[1] // step), (-(-image[0] // step), -(-image[1] // step))):
+                if size[0] * size[1] == rest:
+                    fits.append((padded, extra, size))
+        side = math.isqrt(max(rest, 0))
+        if image[0] == image[1] and side * side == rest > 0:
+            fits.append((True, extra, (side, side)))
     if not fits:
         raise ValueError(f'{count} tokens are no map of the image with '
                          f'{"at most 2" if extra_tokens is None else extra_tokens} tokens in front; set extra_tokens')
