@@ -17,6 +17,7 @@ flush_denormals()
 mend_torchvision()
 
 import torch  # noqa: E402
+from mmengine.logging import MMLogger  # noqa: E402
 
 from hybrid_mm.analysis import area, effective_receptive_field, square_side  # noqa: E402
 from hybrid_mm.backbones import ParCResNet  # noqa: E402
@@ -38,6 +39,7 @@ def main():
     parser.add_argument('--images', type=int, default=16)
     parser.add_argument('--seeds', type=int, default=3, help='number of networks to average over')
     args = parser.parse_args()
+    MMLogger.get_current_instance().setLevel('WARNING')  # not every initialised tensor
     print(f'stage {args.stage} at {args.size}x{args.size}, {args.seeds} networks, {args.images} images each')
     print(f'{"share of the gradient":24}' + ''.join(f'{fraction:>16.0%}' for fraction in FRACTIONS))
     for name, insert_locations in [('ResNet-50', ()), ('ParC-ResNet50', (3, 4, 3, 2))]:

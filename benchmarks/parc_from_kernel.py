@@ -4,7 +4,8 @@
 
 The layers are those that the paper's networks replace. Distances are relative L2, |ours - host| / |host|: of the replaced
 layers' outputs, each on the input that it has in the host, averaged; and of the last feature map. Hosts: ConvNeXt-T and
-MobileNetV2 of mmpretrain with the weights of their own initialisers, on noise with the 1/f amplitude spectrum of photographs;
+MobileNetV2 of mmpretrain with the weights of their own initialisers and BatchNorm statistics of the images, which are noise
+with the 1/f amplitude spectrum of photographs;
 then smaller ones that were trained, for `--steps` steps, to tell gratings of eight kinds apart, with their accuracy before and
 after the replacement. --host FILE instead: a checkpoint of mmpretrain for ConvNeXt-T.
 """
@@ -22,6 +23,7 @@ mend_torchvision()
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -47,7 +49,19 @@ def gratings(count, size):
     period = torch.where(labels < 4, 6, 14)[:, None, None] * (0.8 + 0.4 * torch.rand(count, 1, 1))
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing='ij')
     wave = torch.sin(2 * torch.pi * (rows * angle.sin() + columns * angle.cos()) / period + 6.3 * torch.rand(count, 1, 1))
-    return 0.7 * wave[:, None] + 0.7 * natural_noise(count, size), labels
+    return wave[:, None] + 0.3 * natural_noise(count, size), labels
+
+
+@torch.no_grad()
+def calibrate(model, images):
+    """Running statistics of BatchNorm as the images have them; without, the maps of an untrained MobileNetV2 vanish."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all passes
+            module.reset_running_stats()
+    model.train()
+    model(images)
+    model.eval()
 
 
 class Classifier(nn.Module):
@@ -74,7 +88,7 @@ def trained(backbone, steps, size):
         nn.utils.clip_grad_norm_(model.parameters(), 5.)
         optimizer.step()
         schedule.step()
-    model.eval()
+    calibrate(model, gratings(128, size)[0])
     return model
 
 
@@ -106,6 +120,7 @@ def main():
     parser.add_argument('--steps', type=int, default=100)
     parser.add_argument('--host', metavar='FILE')
     args = parser.parse_args()
+    MMLogger.get_current_instance().setLevel('WARNING')  # not every initialised tensor
     init_default_scope('mmpretrain')
     print(f'{"host":38} {"init":12} {"layers":>7} {"network":>8} {"accuracy":>9}')
     for cfg in [dict(CONVNEXT, init_cfg=dict(type='Pretrained', checkpoint=args.host, prefix='backbone.'))
@@ -114,6 +129,8 @@ def main():
         host = MODELS.build(cfg)
         host.init_weights()
         images = natural_noise(args.images, 224)
+        if not args.host:
+            calibrate(host, images)
         label = f'{type(host).__name__}, {"as in the file" if args.host else "untrained"}'
         for init in ('from_kernel', 'random'):
             layers, network, _ = measure(host, images, init)

@@ -218,10 +218,10 @@ def parse_insert_locations(insert_locations: Sequence[int], depths: Sequence[int
     Raises:
         ValueError: the number of indices is another, or one is negative.
     """
-    if not len(insert_locations):
+    if isinstance(insert_locations, (tuple, list)) and not insert_locations:
         return tuple(depths)
-    if len(insert_locations) != len(depths) or min(insert_locations) < 0:
-        raise ValueError(f'insert_locations={tuple(insert_locations)} is not allowed; give {len(depths)} indices, 0 or more, '
+    if not isinstance(insert_locations, (tuple, list)) or len(insert_locations) != len(depths) or min(insert_locations) < 0:
+        raise ValueError(f'insert_locations={insert_locations!r} is not allowed; give {len(depths)} indices, 0 or more, '
                          'of the first ParC block of each stage, or () for none')
     return tuple(min(location, depth) for location, depth in zip(insert_locations, depths))
 

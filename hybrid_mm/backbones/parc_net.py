@@ -3,12 +3,11 @@ import math
 from typing import Callable, List, Optional, Sequence, Union
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from hybrid_mm.layers import MobileInvertedResidual, ParC2d
-from hybrid_mm.layers.mobile_vit import MobileViTBlock
+from hybrid_mm.layers import MobileInvertedResidual, MobileViTBlock, ParC2d
+from hybrid_mm.layers.parc import resize
 from hybrid_mm.registry import MODELS
 
 from .base import BaseBackbone, parse_insert_locations
@@ -32,10 +31,7 @@ class AxisEmbedding(nn.Module):
         self.pos_embed = nn.Parameter(torch.randn(1, channels, *((base_size, 1) if axis == 'H' else (1, base_size))))
 
     def forward(self, x: Tensor) -> Tensor:
-        size = (x.shape[2], 1) if self.axis == 'H' else (1, x.shape[3])
-        embed = self.pos_embed
-        if embed.shape[2:] != size:
-            embed = F.interpolate(embed, size, mode='bilinear', align_corners=True)
+        embed = resize(self.pos_embed, self.axis, x.shape[2 if self.axis == 'H' else 3])
         return x + embed.to(x.dtype)  # under autocast a float32 sum would send the norm to float32 too
 
 

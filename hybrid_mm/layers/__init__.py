@@ -3,7 +3,11 @@ from .downsampling import ConvDownsampling, TwoBranchDownsampling
 from .h_mhsa import HMHSA, IterativeHMHSA
 from .inverted_residual import InvertedResidual, MobileInvertedResidual
 from .layer_norm import LayerNorm2d
+from .mobile_vit import MobileViTBlock
 from .parc import ParC2d, ParCHW
 from .parc_replacement import replace_with_parc
 
-__all__ = ['ConvDownsampling', 'HMHSA', 'InvertedResidual', 'IterativeHMHSA', 'LayerNorm2d', 'MobileInvertedResidual', 'ParC2d', 'ParCHW', 'TwoBranchDownsampling', 'replace_with_parc']
+__all__ = [
+    'ConvDownsampling', 'HMHSA', 'InvertedResidual', 'IterativeHMHSA', 'LayerNorm2d', 'MobileInvertedResidual',
+    'MobileViTBlock', 'ParC2d', 'ParCHW', 'TwoBranchDownsampling', 'replace_with_parc'
+]

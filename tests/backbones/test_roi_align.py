@@ -4,13 +4,14 @@ import torch
 from mmdet.models.necks import FPN
 from mmcv.ops import RoIAlign
 
-from hybrid_mm.backbones import HATNet, TransCNN
+from hybrid_mm.backbones import HATNet, ParCConvNeXt, ParCMobileNetV2, ParCNet, ParCResNet, TransCNN
 from hybrid_mm.backbones.base import BaseBackbone
 
 
 @pytest.mark.parametrize('build', [
-    lambda: TransCNN('small'), lambda: TransCNN('small', h_mhsa='iterative', out_norm=True), lambda: HATNet('tiny')
-], ids=['transcnn', 'iterative', 'hatnet'])
+    lambda: TransCNN('small'), lambda: TransCNN('small', h_mhsa='iterative', out_norm=True), lambda: HATNet('tiny'),
+    ParCResNet, ParCMobileNetV2, ParCConvNeXt, ParCNet
+], ids=['transcnn', 'iterative', 'hatnet', 'parc_resnet', 'parc_mobilenet_v2', 'parc_convnext', 'parc_net'])
 def test_pooled_regions_equal_those_of_an_all_contiguous_run(build, monkeypatch):
     torch.manual_seed(0)
     backbone = build().eval()
