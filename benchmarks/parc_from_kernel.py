@@ -4,10 +4,10 @@
 
 The layers are those that the paper's networks replace. Distances are relative L2, |ours - host| / |host|: of the replaced
 layers' outputs, each on the input that it has in the host, averaged; and of the last feature map. Hosts: ConvNeXt-T and
-MobileNetV2 of mmpretrain with the weights of their own initialisers and BatchNorm statistics of the images, which are noise
-with the 1/f amplitude spectrum of photographs;
-then smaller ones that were trained, for `--steps` steps, to tell gratings of eight kinds apart, with their accuracy before and
-after the replacement. --host FILE instead: a checkpoint of mmpretrain for ConvNeXt-T.
+MobileNetV2 of mmpretrain with the weights of their own initialisers, on noise with the 1/f amplitude spectrum of photographs,
+whose BatchNorm statistics they have; then smaller ones that were trained, for `--steps` steps, to tell gratings of eight kinds
+apart, with their accuracy before and after the replacement. With `--host FILE` instead: ConvNeXt-T with the weights of a
+checkpoint of mmpretrain, on the same noise.
 """
 import argparse
 import copy

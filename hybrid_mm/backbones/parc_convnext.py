@@ -1,5 +1,5 @@
 """ConvNeXt whose last blocks see the whole map through ParC (arXiv 2210.04020)."""
-from typing import Callable, Optional, Sequence, Tuple, Union
+from typing import Callable, Optional, Sequence, Union
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -109,27 +109,3 @@ class ParCConvNeXt(BaseBackbone):
                 blocks.append(ParCConvNeXtBlock(channels[i], self.norm_layer, layer_scale_init_value, mixer, rate))
             self.stages.append(blocks)
         self.finish(channels)
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
-        """Depth of a parameter, for layer-wise learning-rate decay: the eight groups of ConvNeXt's recipe.
-
-        The stem is 0, stage 1 is 1, stage 2 and its downsampling 2, stage 3's downsampling 3, block j of stage 3 is
-        3 + j // 3, stage 4 and its downsampling 6, all else 7.
-
-        Args:
-            param_name: full name of the parameter.
-            prefix: what stands before the names of this backbone, such as ``'backbone.'``.
-
-        Returns:
-            The depth, and the number of depths, 8.
-        """
-        part, *rest = param_name[len(prefix):].split('.') if param_name.startswith(prefix) else ['']
-        if part == 'stem':
-            return 0, 8
-        if part not in ('downsamples', 'stages'):
-            return 7, 8
-        stage = int(rest[0])
-        depth = (1, 2, 3, 6)[stage]
-        if part == 'stages' and stage == 2:
-            depth = min(3 + int(rest[1]) // 3, 5)
-        return depth, 8

@@ -72,7 +72,7 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
 
     def _layer(self, name: str, backbone: nn.Module) -> Tuple[int, int]:
         """Layer of a parameter, and the last layer, that of the heads."""
-        part, index = name[len(_PREFIX):].split('.')[:2] if name.startswith(_PREFIX) else ('', '')
+        part, index, *_ = f'{name[len(_PREFIX):]}.'.split('.') if name.startswith(_PREFIX) else ('', '')
         depth, num_depths = backbone.get_layer_depth(name, _PREFIX)
         if self.decay_type == 'stage_wise':
             last = self._num_layers(len(backbone.stages), fewest=len(backbone.stages)) + 1

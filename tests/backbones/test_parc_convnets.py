@@ -223,18 +223,3 @@ def test_frozen_stages_and_norm_eval():
               for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {'stem', 'stages0'}
     assert not any(m.training for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-
-
-def test_layer_depths_of_convnext_are_the_recipes_groups():
-    model = ParCConvNeXt()
-    expected = {
-        'stem.0.weight': 0, 'stages.0.2.gamma': 1, 'downsamples.1.1.weight': 2, 'stages.1.0.norm.bias': 2,
-        'downsamples.2.0.weight': 3, 'stages.2.0.gamma': 3, 'stages.2.2.gamma': 3, 'stages.2.3.gamma': 4,
-        'stages.2.8.dwconv.h.pos_embed': 5, 'downsamples.3.1.bias': 6, 'stages.3.2.pwconv1.weight': 6,
-        'out_norms.0.weight': 7,
-    }
-    names = dict(model.named_parameters())
-    assert all(name in names for name in expected)
-    assert {name: model.get_layer_depth(f'backbone.{name}', 'backbone.') for name in expected} == {
-        name: (depth, 8) for name, depth in expected.items()}
-    assert model.get_layer_depth('neck.weight', 'backbone.') == (7, 8)

@@ -25,7 +25,7 @@ class TimmLike(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.blocks = nn.ModuleList(
             nn.ModuleDict(dict(
-                conv_dw=nn.Conv2d(channels, channels, kernel_size, stride=stride, padding=padding, groups=channels, **conv_args),
+                conv_dw=nn.Conv2d(channels, channels, kernel_size, stride, padding, groups=channels, **conv_args),
                 conv_pw=nn.Conv2d(channels, channels, 1))) for _ in range(2))
 
     def forward(self, x):

@@ -12,4 +12,5 @@ train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-auto_scale_lr = dict(enable=False, base_batch_size=4096)  # 8 GPUs x 256 images x 2 batches a step
+# 8 GPUs x 256 images; two such batches make a step of 4096, which mmengine leaves out of this count
+auto_scale_lr = dict(enable=False, base_batch_size=2048)
