@@ -11,6 +11,8 @@ and the same with j in the place of i for the axis W (Fast-ParC, arXiv 2210.0402
 convolution). All derivatives are again such correlations, so that `circular_correlation` can be differentiated any number of
 times, and a backward pass keeps x and w alone, no spectra and no copies.
 """
+import itertools
+import math
 from contextlib import nullcontext
 from typing import Callable, ContextManager, Dict, Iterator, NamedTuple, Optional, Tuple
 
@@ -20,7 +22,7 @@ from torch import Tensor
 
 # Values of a map that are worked on at a time. On a CPU the intermediates of a part should stay in its cache; a GPU wants few
 # and large kernels.
-_PART_VALUES = dict(cpu=2**20, cuda=2**27)
+_PART_VALUES = dict(cpu=2**18, cuda=2**27)
 
 
 def circular_correlation(x: Tensor, weight: Tensor, offset: Optional[Tensor], axis: str, backend: str) -> Tensor:
@@ -80,12 +82,10 @@ def correlate_prepared(x: Tensor,
     dense = impl.is_dense(kernel)
     if out is None:
         out = torch.empty_like(x)
-    for b, c in _parts(x, dense):
-        part = impl.correlate(x[b, c].to(dtype).contiguous(), kernel if dense else kernel[c], axis)
-        if offset is None:
-            out[b, c].copy_(part)
-        else:
-            out[b, c] = part.add_(_as_map(offset[c], axis))
+    for part in _parts(x, axis, dense):
+        channels = part[1]
+        y = impl.correlate(x[part].to(dtype).contiguous(), kernel if dense else kernel[channels], axis)
+        out[part] = y if offset is None else y.add_(_as_map(offset[channels], axis))
     return out
 
 
@@ -143,20 +143,12 @@ class _KernelGradient(torch.autograd.Function):
         ctx.save_for_backward(x, grad)
         ctx.axis, ctx.backend = axis, backend
         impl, compute_dtype = BACKENDS[backend], _compute_dtype(x, backend)
-        total = 0
+        sums = _Sums()
         with no_autocast(x):
-            if depthwise:
-                total = [0] * x.shape[1]
-                sums: Dict[int, Tensor] = {}
-                for b, c in _parts(x, dense=False):
-                    part = impl.kernel_gradient(x[b, c].to(compute_dtype).contiguous(),
-                                                grad[b, c].to(compute_dtype).contiguous(), True, axis)
-                    sums[c.start] = sums[c.start] + part if c.start in sums else part
-                total = torch.cat([sums[start] for start in sorted(sums)])
-            else:
-                for b, c in _parts(x, dense=True):
-                    total = total + impl.kernel_gradient(x[b].to(compute_dtype), grad[b].to(compute_dtype), False, axis)
-        return total.to(dtype)
+            for part in _parts(x, axis, not depthwise):
+                lines = (t[part].to(compute_dtype).contiguous() for t in (x, grad))
+                sums.add(part[1], impl.kernel_gradient(*lines, depthwise, axis))
+        return sums.all().to(dtype)
 
     @staticmethod
     def backward(ctx, h):
@@ -222,15 +214,13 @@ def _fft_backward(x: Tensor, weight: Tensor, grad: Tensor, axis: str) -> Tuple[T
     n = x.shape[dim]
     kernel = _fft_prepare(reversed_kernel(weight), dtype)
     grad_x = torch.empty_like(x)
-    sums: Dict[int, Tensor] = {}
-    for b, c in _parts(x, not depthwise):
-        spectrum = torch.fft.rfft(grad[b, c].to(dtype).contiguous(), dim=dim)
-        part = _fft_cross(torch.fft.rfft(x[b, c].to(dtype).contiguous(), dim=dim), spectrum, n, depthwise, axis)
-        sums[c.start] = sums[c.start] + part if c.start in sums else part
-        spectrum = _fft_multiply(spectrum, kernel[c] if depthwise else kernel, axis)
-        grad_x[b, c] = torch.fft.irfft(spectrum, n, dim=dim)
-    grad_weight = torch.cat([sums[start] for start in sorted(sums)])
-    return grad_x, grad_weight.to(weight.dtype)
+    sums = _Sums()
+    for part in _parts(x, axis, not depthwise):
+        spectrum = torch.fft.rfft(grad[part].to(dtype).contiguous(), dim=dim)
+        sums.add(part[1], _fft_cross(torch.fft.rfft(x[part].to(dtype).contiguous(), dim=dim), spectrum, n, depthwise, axis))
+        spectrum = _fft_multiply(spectrum, kernel[part[1]] if depthwise else kernel, axis)
+        grad_x[part] = torch.fft.irfft(spectrum, n, dim=dim)
+    return grad_x, sums.all().to(weight.dtype)
 
 
 # ---- gemm ----
@@ -316,15 +306,31 @@ BACKENDS = dict(
     gemm=Backend(_gemm_prepare, _gemm_correlate, _gemm_kernel_gradient, lambda kernel: kernel.dim() == 2))
 
 
-def _parts(x: Tensor, dense: bool) -> Iterator[Tuple[slice, slice]]:
-    """Batch and channel ranges that divide a map into parts of bounded size."""
-    B, C, H, W = x.shape
+def _parts(x: Tensor, axis: str, dense: bool) -> Iterator[Tuple[slice, slice, slice, slice]]:
+    """Indices that divide a map into parts of bounded size: whole lines, cut where they lie together in memory."""
     limit = _PART_VALUES.get(x.device.type, 2**27)
-    samples = max(limit // (C * H * W), 1)
-    channels = C if dense else min(max(limit // (H * W), 1), C)
-    for b in range(0, B, samples):
-        for c in range(0, C, channels):
-            yield slice(b, b + samples), slice(c, c + channels)
+    steps = list(x.shape)
+    by_channel = not dense and x.is_contiguous()
+    cuts = (0, 1) if by_channel else (0, 3 if axis == 'H' else 2)
+    for dim in cuts:
+        steps[dim] = 1
+        steps[dim] = min(max(limit // math.prod(steps), 1), x.shape[dim])
+    ranges = [[slice(start, start + step) for start in range(0, size, step)] for size, step in zip(x.shape, steps)]
+    return itertools.product(*ranges)
+
+
+class _Sums:
+    """Kernel gradients of parts, summed for each range of channels."""
+
+    def __init__(self) -> None:
+        self.sums: Dict[int, Tensor] = {}
+
+    def add(self, channels: slice, gradient: Tensor) -> None:
+        first = channels.start
+        self.sums[first] = self.sums[first] + gradient if first in self.sums else gradient
+
+    def all(self) -> Tensor:
+        return torch.cat([self.sums[first] for first in sorted(self.sums)])
 
 
 def _dim(axis: str) -> int:
