@@ -5,7 +5,7 @@
 Times are milliseconds, best of the rounds: inference (evaluation, no gradients, kernels kept) and training (forward and backward).
 `auto/best` is the time of the backend that `auto` stands for over that of the fastest; `direct/auto` is the speed-up over the
 released form. Memory is what torch's allocator holds at the peak beyond input and weights, over that of the 7x7 convolution. The
-crossovers of `hybrid_mm.layers.parc.choose_backend` come from this table.
+crossovers of `hybrid_mm.layers.parc_crossovers` come from this table.
 """
 import argparse
 import os
@@ -21,7 +21,7 @@ from torch import nn  # noqa: E402
 
 from hybrid_mm.compat import flush_denormals  # noqa: E402
 from hybrid_mm.layers import ParC2d  # noqa: E402
-from hybrid_mm.layers.parc import choose_backend  # noqa: E402
+from hybrid_mm.layers.parc_crossovers import choose_backend  # noqa: E402
 
 BACKENDS = 'direct', 'fft', 'gemm'
 DTYPES = dict(float32=torch.float32, float64=torch.float64, bfloat16=torch.bfloat16, float16=torch.float16)
@@ -119,7 +119,7 @@ def main():
                     if args.dense and n > 56:  # its matrix would take gigabytes
                         del layers['gemm']
                     ms, memory = measure(layers, x, mode == 'training', args.rounds)
-                    auto = choose_backend(x, n, not args.dense, mode == 'training')
+                    auto = choose_backend(x, axis, not args.dense, mode == 'training')
                     best = min(ms[b] for b in BACKENDS if b in ms)
                     row = ' '.join(f'{ms.get(name, float("nan")):7.2f}' for name in (*BACKENDS, '7x7'))
                     over = ' '.join(f'{memory.get(name, float("nan")) / memory["7x7"]:4.2f}' for name in (*BACKENDS, auto))

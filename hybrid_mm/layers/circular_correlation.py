@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .parc_crossovers import is_channels_last
+
 # Values of a map that are worked on at a time. On a CPU the intermediates of a part should stay in its cache; a GPU wants few
 # and large kernels.
-_PART_VALUES = dict(cpu=2**18, cuda=2**27)
+_PART_VALUES = dict(cpu=2**20, cuda=2**27)
 
 
 def circular_correlation(x: Tensor, weight: Tensor, offset: Optional[Tensor], axis: str, backend: str) -> Tensor:
@@ -45,8 +47,8 @@ def circular_correlation(x: Tensor, weight: Tensor, offset: Optional[Tensor], ax
     offset = offset if offset is None else offset.to(kernel_dtype)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # plain operators, for a compiler to see through
         with no_autocast(x):
-            kernel = BACKENDS[backend].prepare(weight, kernel_dtype)
-            return _add(BACKENDS[backend].correlate(x.to(kernel_dtype), kernel, axis), offset, axis).to(x.dtype)
+            y = BACKENDS[backend].correlate(x.to(kernel_dtype), BACKENDS[backend].prepare(weight, kernel_dtype), axis)
+            return _add(y, offset, axis).to(x.dtype)
     return _Correlation.apply(x, weight, offset, axis, backend)
 
 
@@ -84,8 +86,8 @@ def correlate_prepared(x: Tensor,
         out = torch.empty_like(x)
     for part in _parts(x, axis, dense):
         channels = part[1]
-        y = impl.correlate(x[part].to(dtype).contiguous(), kernel if dense else kernel[channels], axis)
-        out[part] = y if offset is None else y.add_(_as_map(offset[channels], axis))
+        impl.write(x[part].to(dtype).contiguous(), kernel if dense else kernel[channels],
+                   None if offset is None else offset[channels], axis, out[part])
     return out
 
 
@@ -183,6 +185,10 @@ def _fft_correlate(x: Tensor, kernel: Tensor, axis: str) -> Tensor:
     return torch.fft.irfft(spectrum, x.shape[dim], dim=dim)  # odd lengths need n
 
 
+def _fft_write(x: Tensor, kernel: Tensor, offset: Optional[Tensor], axis: str, out: Tensor) -> None:
+    _write_sum(_fft_correlate(x, kernel, axis), offset, axis, out)
+
+
 def _fft_multiply(spectrum: Tensor, kernel: Tensor, axis: str) -> Tensor:
     if kernel.dim() == 2:
         factor = _as_map(kernel, axis)
@@ -231,9 +237,9 @@ def _fft_backward(x: Tensor, weight: Tensor, grad: Tensor, axis: str) -> Tuple[T
 
 
 def _gemm_prepare(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """depthwise (C, n, n), at even n (C, 2, n/2, n/2); dense (C_out * n, C * n)"""
+    """depthwise (C, n, n), or where that pays (C, 2, n/2, n/2); dense (C_out * n, C * n)"""
     n = weight.shape[2]
-    rows = n // 2 if n % 2 == 0 and weight.shape[1] == 1 else n
+    rows = n // 2 if _halves_pay(n) and weight.shape[1] == 1 else n
     steps = torch.arange(n, device=weight.device)
     matrix = weight[:, :, (steps - steps[:rows, None]) % n]  # [.., i, j] = weight[.., j - i]
     if weight.shape[1] > 1:
@@ -245,16 +251,38 @@ def _gemm_prepare(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _gemm_correlate(x: Tensor, kernel: Tensor, axis: str) -> Tensor:
+    if kernel.dim() == 4:
+        P, Q = _halves(x, kernel, axis)
+        return torch.cat([P + Q, P - Q], _dim(axis))
     if kernel.dim() == 3:
         return _multiply(kernel, x, axis)
-    if kernel.dim() == 4:
-        x1, x2 = x.chunk(2, _dim(axis))
-        P, Q = _multiply(kernel[:, 0], x1 + x2, axis), _multiply(kernel[:, 1], x1 - x2, axis)
-        return torch.cat([P + Q, P.sub_(Q)], _dim(axis))
     B, C, H, W = x.shape
     if axis == 'H':
         return (kernel @ x.reshape(B, C * H, W)).view(B, -1, H, W)
     return (kernel @ x.transpose(2, 3).reshape(B, C * W, H)).view(B, -1, W, H).transpose(2, 3)
+
+
+def _gemm_write(x: Tensor, kernel: Tensor, offset: Optional[Tensor], axis: str, out: Tensor) -> None:
+    if kernel.dim() < 4:
+        return _write_sum(_gemm_correlate(x, kernel, axis), offset, axis, out)
+    P, Q = _halves(x, kernel, axis)
+    if offset is not None:
+        first, second = _as_map(offset, axis).chunk(2, _dim(axis) - 1)
+        P.add_((first + second) / 2)
+        Q.add_((first - second) / 2)
+    y1, y2 = out.chunk(2, _dim(axis))
+    torch.add(P, Q, out=y1)
+    torch.sub(P, Q, out=y2)
+
+
+def _halves_pay(n: int) -> bool:
+    return n % 2 == 0 and n >= 40  # below, two more passes over the map cost as much as the work that is saved
+
+
+def _halves(x: Tensor, kernel: Tensor, axis: str) -> Tuple[Tensor, Tensor]:
+    """P and Q"""
+    x1, x2 = x.chunk(2, _dim(axis))
+    return _multiply(kernel[:, 0], x1 + x2, axis), _multiply(kernel[:, 1], x1 - x2, axis)
 
 
 def _multiply(matrices: Tensor, x: Tensor, axis: str) -> Tensor:
@@ -269,7 +297,7 @@ def _gemm_kernel_gradient(x: Tensor, grad: Tensor, depthwise: bool, axis: str) -
     if not depthwise:
         lines = [t.permute(1, 2, 0, 3).flatten(2).flatten(0, 1) for t in (grad, x)]  # (C * n, lines)
         products = (lines[0] @ lines[1].T).unflatten(1, (-1, n)).unflatten(0, (-1, n)).transpose(1, 2)
-    elif n % 2:
+    elif not _halves_pay(n):
         products = _outer(grad, x)
     else:
         (x1, x2), (grad1, grad2) = x.chunk(2, 2), grad.chunk(2, 2)
@@ -292,26 +320,30 @@ class Backend(NamedTuple):
     Attributes:
         prepare: (weight (O, I, n), dtype) -> kernel.
         correlate: (x, kernel, axis) -> y, without offset.
+        write: (x, kernel, offset or None, axis, out): the same, plus offset, into ``out``.
         kernel_gradient: (x, gradient of y, depthwise, axis) -> (O, I, n).
         is_dense: whether a kernel is of a dense correlation.
     """
     prepare: Callable
     correlate: Callable
+    write: Callable
     kernel_gradient: Callable
     is_dense: Callable
 
 
 BACKENDS = dict(
-    fft=Backend(_fft_prepare, _fft_correlate, _fft_kernel_gradient, lambda kernel: kernel.dim() == 3),
-    gemm=Backend(_gemm_prepare, _gemm_correlate, _gemm_kernel_gradient, lambda kernel: kernel.dim() == 2))
+    fft=Backend(_fft_prepare, _fft_correlate, _fft_write, _fft_kernel_gradient, lambda kernel: kernel.dim() == 3),
+    gemm=Backend(_gemm_prepare, _gemm_correlate, _gemm_write, _gemm_kernel_gradient, lambda kernel: kernel.dim() == 2))
 
 
 def _parts(x: Tensor, axis: str, dense: bool) -> Iterator[Tuple[slice, slice, slice, slice]]:
     """Indices that divide a map into parts of bounded size: whole lines, cut where they lie together in memory."""
     limit = _PART_VALUES.get(x.device.type, 2**27)
     steps = list(x.shape)
-    by_channel = not dense and x.is_contiguous()
-    cuts = (0, 1) if by_channel else (0, 3 if axis == 'H' else 2)
+    if not dense and not is_channels_last(x):
+        cuts = 0, 1
+    else:  # a part is copied first
+        cuts, limit = (0, 3 if axis == 'H' else 2), limit // 4
     for dim in cuts:
         steps[dim] = 1
         steps[dim] = min(max(limit // math.prod(steps), 1), x.shape[dim])
@@ -340,6 +372,13 @@ def _dim(axis: str) -> int:
 def _as_map(line: Tensor, axis: str) -> Tensor:
     """(C, n) -> (C, n, 1) along H, (C, 1, n) along W"""
     return line[:, :, None] if axis == 'H' else line[:, None]
+
+
+def _write_sum(y: Tensor, offset: Optional[Tensor], axis: str, out: Tensor) -> None:
+    if offset is None:
+        out.copy_(y)
+    else:
+        torch.add(y, _as_map(offset, axis), out=out)
 
 
 def _add(y: Tensor, offset: Optional[Tensor], axis: str) -> Tensor:

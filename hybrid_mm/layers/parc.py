@@ -4,7 +4,7 @@ A kernel as long as the map runs along one axis and wraps around its end, so tha
 position embedding gives back the position that wrapping loses. `ParC2d` is the operator along one axis; `ParCHW` puts one along H
 and one along W side by side, each on half of the channels, as the papers' blocks do.
 
-This file and circular_correlation.py need torch alone.
+This file, circular_correlation.py and parc_crossovers.py need torch alone.
 """
 from typing import NamedTuple, Optional, Tuple, Union
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .circular_correlation import circular_correlation, correlate_prepared, direct, no_autocast, prepare
+from .parc_crossovers import choose_backend
 
 _BACKENDS = ('auto', 'direct', 'fft', 'gemm')
 _MAX_SIZES = 8  # map sizes whose prepared kernels an evaluation keeps; multi-scale testing needs about as many
@@ -42,7 +43,7 @@ class ParC2d(nn.Module):
             - ``'fft'``: Fast-ParC, a product of spectra. In float16 and bfloat16, which torch cannot transform, it computes in
               float32 inside.
             - ``'gemm'``: products with circulant matrices.
-            - ``'auto'``: the fastest by measurement, see `choose_backend`.
+            - ``'auto'``: the fastest by measurement, see `hybrid_mm.layers.parc_crossovers.choose_backend`.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W), in the memory format of the input.
@@ -116,7 +117,7 @@ class ParC2d(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         n = x.shape[2 if self.axis == 'H' else 3]
         records = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
-        backend = self.backend if self.backend != 'auto' else choose_backend(x, n, self.depthwise, records)
+        backend = self.backend if self.backend != 'auto' else choose_backend(x, self.axis, self.depthwise, records)
 
         with no_autocast(x):
             if records or self.training or _is_traced() or not self._prepared.may_keep(self):
@@ -272,12 +273,3 @@ def _is_traced() -> bool:
 
 def _is_autocast(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
-
-
-def choose_backend(x: Tensor, n: int, depthwise: bool, records: bool) -> str:
-    """The backend that ``'auto'`` stands for."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
-        return 'direct'
-    if depthwise:
-        return 'direct' if n <= 14 else 'gemm' if n < 80 else 'fft'
-    return 'direct' if n <= 10 else 'fft'
