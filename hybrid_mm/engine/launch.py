@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from .arguments import parse_test_args, parse_train_args
 from .errors import SetupError
 from .libraries import require
-from .preflight import check_checkpoint, check_data, check_file, check_launcher
+from .preflight import check_checkpoint, check_data, check_file, check_launcher, check_starting_weights
 from .settings import adapt_to_cpu, load_config, set_up_testing, set_up_training
 
 
@@ -37,6 +37,7 @@ def train(argv: Optional[Sequence[str]] = None) -> None:
         cfg = _prepare(args)
         set_up_training(cfg, args)
         check_checkpoint(cfg.get('load_from'), '--resume' if args.resume else 'load_from')
+        check_starting_weights(cfg)
         check_data(cfg, ('train', 'val'))
         _build_runner(cfg).train()
     _leave_group()

@@ -70,6 +70,21 @@ def check_checkpoint(path: Optional[str], what: str) -> None:
         raise SetupError(f'{what} {path} is no checkpoint of PyTorch, or incomplete; give another file')
 
 
+def check_starting_weights(cfg: Config) -> None:
+    """See that the local file a backbone starts from, ``init_cfg.checkpoint``, exists and is whole.
+
+    Raises:
+        SetupError: it is not there, or no checkpoint.
+    """
+    init_cfg = (cfg.model.get('backbone') or {}).get('init_cfg')
+    for initializer in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+        path, name = (initializer or {}).get('checkpoint'), 'model.backbone.init_cfg.checkpoint'
+        if path and '://' not in path and not os.path.isfile(path):
+            raise SetupError(f'{name} {path} does not exist; give a file with `--cfg-options {name}=FILE`, or start from '
+                             'random weights with `--cfg-options model.backbone.init_cfg=None`')
+        check_checkpoint(path, name)
+
+
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
     """See that the data sets of a config are there, and that annotation files are COCO's where they should be.
 

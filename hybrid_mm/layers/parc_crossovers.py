@@ -39,16 +39,16 @@ def choose_backend(x: Tensor, axis: str, depthwise: bool, records: bool) -> str:
     Measured on two cores of a CPU with AVX-512 by ``benchmarks/parc.py``, 64 channels depthwise or 128 dense. n is the length of
     the axis; more channels or images make all backends slower alike.
 
-    ==================== ======== ============================ ===========================
-    CPU                  axis     inference                    with gradients
-    ==================== ======== ============================ ===========================
-    depthwise, NCHW      H        gemm < 256 <= fft            direct < 48 <= gemm < 160 <= fft
-    depthwise, NCHW      W        gemm < 96 <= fft             direct < 18 <= fft
-    depthwise, NHWC      H        direct < 100 <= fft          direct < 100 <= fft
-    depthwise, NHWC      W        direct < 160 <= fft          direct < 22 <= fft
-    dense                H, W     direct < 8 <= fft            direct < 18 <= fft
-    depthwise, float64   H, W     gemm < 96 <= fft             fft
-    ==================== ======== ============================ ===========================
+    ================== ==== =================== =====================================
+    CPU                axis inference           with gradients
+    ================== ==== =================== =====================================
+    depthwise, NCHW    H    gemm < 256 <= fft   direct < 48 <= gemm < 160 <= fft
+    depthwise, NCHW    W    gemm < 96 <= fft    direct < 18 <= fft
+    depthwise, NHWC    H    direct < 100 <= fft direct < 100 <= fft
+    depthwise, NHWC    W    direct < 160 <= fft direct < 22 <= fft
+    dense              H, W direct < 8 <= fft   direct < 18 <= fft
+    depthwise, float64 H, W gemm < 96 <= fft    fft
+    ================== ==== =================== =====================================
 
     float16 and bfloat16 follow float32. On other devices, where nothing has been measured: depthwise direct < 16 <= gemm < 64 <=
     fft, dense direct < 16 <= fft. While a model is exported it is always direct.

@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from hybrid_mm.layers import ParC2d, ParCHW
 from hybrid_mm.layers import parc as parc_module
+from hybrid_mm.layers.parc_crossovers import choose_backend
 
 BACKENDS = ['direct', 'fft', 'gemm', 'auto']
 PRECISE = 1e-10
@@ -315,3 +316,37 @@ def test_odd_channels_cannot_be_split(channels):
 def test_map_of_other_channels_is_an_error():
     with pytest.raises(ValueError, match=r'the input has the shape \(1, 3, 5, 5\); it needs \(B, 4, H, W\)'):
         ParC2d(4, 'H', 7)(torch.zeros(1, 3, 5, 5))
+
+
+# ---- auto ----
+
+
+@pytest.mark.parametrize('n, axis, depthwise, records, channels_last, dtype, backend', [
+    (112, 'H', True, False, False, torch.float32, 'gemm'),
+    (112, 'W', True, False, False, torch.float32, 'fft'),
+    (112, 'W', True, True, True, torch.float32, 'fft'),
+    (14, 'W', True, True, True, torch.float32, 'direct'),
+    (14, 'H', False, False, True, torch.float32, 'fft'),
+    (14, 'H', False, True, True, torch.float32, 'direct'),
+    (28, 'H', True, False, False, torch.float64, 'gemm'),
+])
+def test_auto_follows_the_measured_table(n, axis, depthwise, records, channels_last, dtype, backend):
+    x = torch.empty(1, 4, n, n, dtype=dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)[:, :2]  # one half of a block's channels
+
+    assert choose_backend(x, axis, depthwise, records) == backend
+
+
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('n', [7, 60, 200])
+def test_auto_runs_what_it_chooses(n, training):
+    layer = ParC2d(2, 'H', 7).train(training)
+    x = torch.randn(1, 2, n, 5)
+    with torch.set_grad_enabled(training):
+        chosen = choose_backend(x, 'H', True, training)
+        y = layer(x)
+        layer.backend = chosen
+        assert torch.equal(layer(x), y)  # to the last bit, which no two backends share
+        layer.backend = next(backend for backend in ('direct', 'fft', 'gemm') if backend != chosen)
+        assert not torch.equal(layer(x), y)

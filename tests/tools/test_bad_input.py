@@ -22,6 +22,10 @@ AT_ONCE = [
     (['{detector}', '--amp'], {}, '^Error: --amp needs a GPU and there is none; leave --amp out$'),
     (['{detector}', '--resume', 'no.pth'], {}, '^Error: --resume no.pth does not exist; give the path of a file$'),
     (['{detector}', '--cfg-options', 'load_from=no.pth'], {}, '^Error: load_from no.pth does not exist'),
+    (['{detector}', '--cfg-options', 'model.backbone.init_cfg.type=hybrid_mm.Released',
+      'model.backbone.init_cfg.checkpoint=no.pth'],
+     '^Error: model.backbone.init_cfg.checkpoint no.pth does not exist; give a file with `--cfg-options .*=FILE`, or start '
+     'from random weights with `--cfg-options model.backbone.init_cfg=None`$'),
     (['{detector}', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'], {}, '^Error: --auto-scale-lr needs'),
     (['{detector}', '--cfg-options', 'default_scope=mmocr'], {},
      "^Error: default_scope='mmocr' of the config is not allowed; choose from mmdet, mmseg, mmpretrain$"),
@@ -48,8 +52,6 @@ DURING_THE_BUILD = [
      'with the backbone of this config$'),
     (['{detector}', '--resume', '{tmp}/other.pth'],
      '^Error: the checkpoint .*other.pth is of another network: .* with the model of this config$'),
-    (['{detector}', '--cfg-options', 'model.backbone.init_cfg.type=hybrid_mm.Released',
-      'model.backbone.init_cfg.checkpoint=no.pth'], '^Error: there is no checkpoint file no.pth$'),
 ]
 
 
