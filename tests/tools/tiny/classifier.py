@@ -4,6 +4,7 @@ _base_ = [__import__('hybrid_mm').config_path('imagenet_transcnn_s.py'), 'base.p
 
 model = dict(
     backbone=dict(_base_.tiny_backbone, drop_path_rate=0., norm_cfg=dict(type='GN', num_groups=1)),
+    neck=dict(dropout=0.),
     head=dict(in_channels=_base_.tiny_channels[-1], num_classes=2),
     train_cfg=None)
 data_preprocessor = dict(num_classes=2)
