@@ -4,7 +4,8 @@ from .parc_convnext import ParCConvNeXt
 from .parc_mobilenet_v2 import ParCMobileNetV2
 from .parc_net import ParCNet
 from .parc_resnet import ParCResNet
+from .setformer import SeTformer
 from .transcnn import TransCNN
 from .with_parc import with_parc
 
-__all__ = ['HATNet', 'ParCConvNeXt', 'ParCMobileNetV2', 'ParCNet', 'ParCResNet', 'TransCNN', 'with_parc']
+__all__ = ['HATNet', 'ParCConvNeXt', 'ParCMobileNetV2', 'ParCNet', 'ParCResNet', 'SeTformer', 'TransCNN', 'with_parc']

@@ -6,8 +6,10 @@ from .layer_norm import LayerNorm2d
 from .mobile_vit import MobileViTBlock
 from .parc import ParC2d, ParCHW
 from .parc_replacement import replace_with_parc
+from .self_optimal_transport import SelfOptimalTransport, SelfOptimalTransport2d
 
 __all__ = [
     'ConvDownsampling', 'HMHSA', 'InvertedResidual', 'IterativeHMHSA', 'LayerNorm2d', 'MobileInvertedResidual',
-    'MobileViTBlock', 'ParC2d', 'ParCHW', 'TwoBranchDownsampling', 'replace_with_parc'
+    'MobileViTBlock', 'ParC2d', 'ParCHW', 'SelfOptimalTransport', 'SelfOptimalTransport2d', 'TwoBranchDownsampling',
+    'replace_with_parc'
 ]

@@ -1,0 +1,292 @@
+"""Entropic optimal transport between tokens and a few references, and the exchange of values along its plan.
+
+The functions behind `SelfOptimalTransport`, for unit vectors ``x`` (keys of n tokens) and ``y`` (m references) of every head:
+
+.. code-block:: text
+
+    L = (similarity of x and y - its largest value) / eps        (n, m), at most 0
+    T = exp(L + f + g), rows sum to 1/n, columns to 1/m          Sinkhorn, rows first, columns last
+    pool     A   = what each reference collects: the mean of v, weighted by its column of T * prior
+    scatter  out = what each token gets back: the mean of A, weighted by its row of T * prior
+
+Where no entry of L is so small that exp(L) leaves the range of float32, Sinkhorn needs products of matrices and vectors alone,
+and no exponential but the one of L; `narrow` tells. Elsewhere it runs in the log domain. Both give the same plan.
+
+This file needs torch alone.
+"""
+import math
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# exp(-60) is 1e-26: twelve orders above the smallest normal float32, for the products that follow
+NARROW = 60.
+
+
+class Similarity(NamedTuple):
+    """How alike two unit vectors are, and how much that counts.
+
+    gaussian: ``exp(-|x - y|^2 / (2 sigma^2))``, in (0, 1]; dot: ``x . y``, in [-1, 1]. ``eps`` is the weight of the entropy:
+    the plan maximises similarity + eps * entropy.
+    """
+    kind: str = 'gaussian'
+    sigma: float = 0.5
+    eps: float = 0.1
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Unit vectors (..., n, d) and (..., m, d) to their similarity (..., n, m)."""
+        dot = x @ y.transpose(-1, -2)
+        return dot if self.kind == 'dot' else torch.exp((dot - 1) / self.sigma**2)
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """Similarity in units of eps, less its largest possible value, so that nothing is above 0."""
+        return (self(x, y) - 1) / self.eps
+
+    @property
+    def span(self) -> float:
+        """How far below 0 the logits can lie."""
+        return (2. if self.kind == 'dot' else 1 - math.exp(-2 / self.sigma**2)) / self.eps
+
+
+class Prior(NamedTuple):
+    """Position prior ``exp(-|p - q|^2)`` between tokens at p and references at q, both in units of tau.
+
+    ``tokens`` is (n, 2) or (B, n, 2), ``references`` (m, 2); ``span`` says how far below 0 the logarithm can lie.
+    """
+    tokens: Tensor
+    references: Tensor
+    span: float
+
+    @property
+    def log(self) -> Tensor:
+        """(n, m), or (B, 1, n, m) where sequences differ."""
+        offsets = self.tokens[..., None, :] - self.references
+        log = -offsets.square().sum(-1)
+        return log if log.ndim == 2 else log[:, None]
+
+
+def position_prior_1d(length: int, num_references: int, tau: float, like: Tensor, mask: Optional[Tensor] = None) -> Prior:
+    """Prior on flattened tokens: token i lies at i/n, reference j at j/m (arXiv 2401.03540; indices from 0).
+
+    Args:
+        length: tokens n.
+        num_references: m.
+        tau: width, as a share of the sequence.
+        like: a tensor of the device and dtype wanted.
+        mask: (B, n) bool, True for real tokens. Padding takes no place: token i of n real ones lies at i/n.
+    """
+    options = dict(dtype=like.dtype, device=like.device)
+    q = torch.arange(num_references, **options) / (num_references * tau)
+    if mask is None:
+        p = torch.arange(length, **options) / (length * tau)
+    else:
+        number = (mask.cumsum(1) - 1).clamp(min=0).to(like.dtype)
+        p = number / (mask.sum(1, keepdim=True).clamp(min=1) * tau)
+    return Prior(torch.stack([p, torch.zeros_like(p)], -1), torch.stack([q, torch.zeros_like(q)], -1), tau**-2)
+
+
+def position_prior_2d(size: Tuple[int, int], num_references: int, tau: float, like: Tensor) -> Prior:
+    """Prior on a map: tokens and a square grid of references lie at the centres of their cells in [0, 1]^2.
+
+    Args:
+        size: height and width of the map, H * W = n.
+        num_references: m, a square.
+        tau: width, as a share of the side.
+        like: a tensor of the device and dtype wanted.
+    """
+
+    def centres(length: int) -> Tensor:
+        return (torch.arange(length, dtype=like.dtype, device=like.device) + 0.5) / (length * tau)
+
+    side = math.isqrt(num_references)
+    return Prior(torch.cartesian_prod(centres(size[0]), centres(size[1])), torch.cartesian_prod(centres(side), centres(side)),
+                 2 * tau**-2)
+
+
+def transport(values: Tensor,
+              keys: Tensor,
+              references: Tensor,
+              similarity: Similarity,
+              iterations: int,
+              prior: Optional[Prior] = None,
+              mask: Optional[Tensor] = None) -> Tensor:
+    """Values of all tokens, exchanged through the references along the plan.
+
+    Without prior this is ``n m T T^T V``, symmetric and positive semi-definite in the tokens; with a prior, both factors are
+    normalised to weights that sum to 1.
+
+    Args:
+        values: V, (B, h, n, d).
+        keys: unit vectors (B, h, n, k).
+        references: unit vectors (h, m, k).
+        similarity: of keys and references.
+        iterations: of Sinkhorn.
+        prior: position prior, or None.
+        mask: (B, n) bool, True for real tokens; padding sends nothing and gets zeros. None: all are real.
+
+    Returns:
+        (B, h, n, d).
+    """
+    logits = similarity.logits(keys, references)
+    cells, (K, f, g) = _pool(values, logits, _is_narrow(similarity, prior), iterations, prior, mask)
+    if _is_narrow(similarity, prior):  # here f and g are factors
+        out = K @ (g[..., None] * cells)
+        out = out / (K @ g[..., None]) if prior else out * (f * _count(keys, mask))[..., None]
+    elif prior:
+        out = torch.softmax(K + g[..., None, :], -1) @ cells
+    else:
+        out = torch.exp(K + f[..., None] + g[..., None, :]) @ cells * _count(keys, mask)[..., None]
+    return out if mask is None else out * mask[:, None, :, None]
+
+
+def pooled(values: Tensor,
+           keys: Tensor,
+           references: Tensor,
+           similarity: Similarity,
+           iterations: int,
+           prior: Optional[Prior] = None,
+           mask: Optional[Tensor] = None) -> Tensor:
+    """What each reference collects, ``A = m T^T V`` without prior: (B, h, m, d). Arguments as of `transport`."""
+    logits = similarity.logits(keys, references)
+    return _pool(values, logits, _is_narrow(similarity, prior), iterations, prior, mask)[0]
+
+
+def plan(keys: Tensor,
+         references: Tensor,
+         similarity: Similarity,
+         iterations: int,
+         mask: Optional[Tensor] = None) -> Tensor:
+    """The plan T before the prior, (B, h, n, m). Arguments as of `transport`."""
+    logits = similarity.logits(keys, references)
+    f, g = _sinkhorn(logits, iterations, mask, False)
+    return torch.exp(logits + f[..., None] + g[..., None, :])
+
+
+def row_entropy(plan: Tensor) -> Tensor:
+    """Entropy of the rows of a plan as a share of the largest possible, log m: (..., n, m) -> (..., n), from 0 to 1."""
+    weights = plan / plan.sum(-1, keepdim=True)
+    return torch.special.entr(weights).sum(-1) / math.log(plan.shape[-1])
+
+
+def _is_narrow(similarity: Similarity, prior: Optional[Prior]) -> bool:
+    return similarity.span + (prior.span if prior else 0.) <= NARROW
+
+
+def _count(keys: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """Real tokens of each sequence, to be multiplied with (B, h, n)."""
+    if mask is None:
+        return keys.new_tensor(keys.shape[-2])[None, None, None]
+    return mask.sum(-1).to(keys.dtype)[:, None, None]
+
+
+def _pool(values, logits, narrow, iterations, prior, mask):
+    """Cells (B, h, m, d); and kernel with prior, f, g: as numbers to multiply if narrow, else as logarithms to add."""
+    if narrow:
+        K = torch.exp(logits)
+        f, g = _sinkhorn(K, iterations, mask, True)
+        if prior:
+            K = K * torch.exp(prior.log)
+        weights = f[..., None, :] @ K  # (B, h, 1, m)
+        cells = (K.transpose(-1, -2) @ (f[..., None] * values)) / weights.transpose(-1, -2)
+    else:
+        f, g = _sinkhorn(logits, iterations, mask, False)
+        K = logits + prior.log if prior else logits
+        cells = torch.softmax(K + f[..., None], -2).transpose(-1, -2) @ values
+    return cells, (K, f, g)
+
+
+def _sinkhorn(kernel: Tensor, iterations: int, mask: Optional[Tensor], narrow: bool) -> Tuple[Tensor, Tensor]:
+    """f (B, h, n) and g (B, h, m) such that the plan has its marginals, columns exactly; see `_Sinkhorn` for the forms."""
+    n = kernel.shape[-2]
+    if mask is None:
+        rows = kernel.new_full((1, 1, n), 1 / n)
+    else:  # a sequence of padding alone is balanced as if it were real; its output is zeros
+        real = (mask | ~mask.any(-1, keepdim=True))[:, None]
+        rows = real / real.sum(-1, keepdim=True).to(kernel.dtype)
+    rows = rows if narrow else rows.log()
+    form = _Scaling if narrow else _LogDomain
+    if torch.is_grad_enabled() and kernel.requires_grad:
+        return _Sinkhorn.apply(kernel, rows, iterations, form)
+    return form.solve(kernel, rows, iterations)[:2]
+
+
+class _Scaling:
+    """Sinkhorn on K = exp(L): the plan is ``f_i K_ij g_j``. A half step is one product of K and a vector."""
+
+    @staticmethod
+    def rows(K: Tensor, rows: Tensor, g: Tensor) -> Tensor:
+        return rows / (K @ g[..., None])[..., 0]
+
+    @classmethod
+    def solve(cls, K: Tensor, rows: Tensor, iterations: int):
+        m = K.shape[-1]
+        past = [K.new_ones(*K.shape[:-2], m)]
+        for _ in range(iterations):
+            f = cls.rows(K, rows, past[-1])
+            past.append(1 / (m * (f[..., None, :] @ K)[..., 0, :]))
+        return f, past[-1], past
+
+    @classmethod
+    def step_back(cls, K, rows, before, g, df, dg, dK):
+        """Reverse of ``before -> f -> g``: adds to dK, returns the gradient of ``before``. f is computed anew."""
+        f = cls.rows(K, rows, before)
+        b = dg * (-K.shape[-1] * g * g)  # dg / d(column sum)
+        df = df + (K @ b[..., None])[..., 0]
+        a = torch.where(rows > 0, -df * f * f / rows, 0)
+        dK += torch.stack([f, a], -1) @ torch.stack([b, before], -2)
+        return (a[..., None, :] @ K)[..., 0, :]
+
+
+class _LogDomain:
+    """Sinkhorn on the logits L: the plan is ``exp(L_ij + f_i + g_j)``. A half step is a sum of exponentials."""
+
+    @staticmethod
+    def rows(L: Tensor, rows: Tensor, g: Tensor) -> Tensor:
+        return rows - torch.logsumexp(L + g[..., None, :], -1)
+
+    @classmethod
+    def solve(cls, L: Tensor, rows: Tensor, iterations: int):
+        m = L.shape[-1]
+        past = [L.new_zeros(*L.shape[:-2], m)]
+        for _ in range(iterations):
+            f = cls.rows(L, rows, past[-1])
+            past.append(-math.log(m) - torch.logsumexp(L + f[..., None], -2))
+        return f, past[-1], past
+
+    @classmethod
+    def step_back(cls, L, rows, before, g, df, dg, dL):
+        f = cls.rows(L, rows, before)
+        weights = torch.exp(L + f[..., None] + g[..., None, :]) * (L.shape[-1] * dg)[..., None, :]
+        dL -= weights
+        df = df - weights.sum(-1)
+        weights = torch.softmax(L + before[..., None, :], -1) * df[..., None]
+        dL -= weights
+        return -weights.sum(-2)
+
+
+class _Sinkhorn(torch.autograd.Function):
+    """The iterations with the exact gradient of what was computed, converged or not.
+
+    The forward pass keeps the column factors g of each iteration, m numbers a head; the row factors f follow from them by half a
+    step. So the memory of the backward pass does not grow with the iterations by more than that. The implicit gradient at
+    the fixed point would need as little, but it is the gradient of a plan that a few iterations have not reached.
+    """
+
+    @staticmethod
+    def forward(ctx, kernel, rows, iterations, form):
+        f, g, past = form.solve(kernel, rows, iterations)
+        ctx.form = form
+        ctx.save_for_backward(kernel, rows, *past)
+        return f, g
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, df, dg):
+        kernel, rows, *past = ctx.saved_tensors
+        grad = torch.zeros_like(kernel)
+        for before, g in zip(past[-2::-1], past[:0:-1]):
+            dg = ctx.form.step_back(kernel, rows, before, g, df, dg, grad)
+            df = torch.zeros_like(df)
+        return grad, None, None, None
