@@ -7,7 +7,8 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 has_stack() {
     "$1" - <<'PY' 2>/dev/null
 import importlib.util as util, sys
-needed = ('torch', 'mmengine', 'mmcv._ext', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', 'pycocotools', 'ftfy', 'pytest', 'xdist')
+needed = ('torch', 'mmengine', 'mmcv._ext', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', 'pycocotools', 'ftfy', 'pytest', 'xdist', 'faiss', 'ot',
+          'triton')
 sys.exit(not all(util.find_spec(name) for name in needed))
 PY
 }

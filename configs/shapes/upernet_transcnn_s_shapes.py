@@ -1,25 +1,6 @@
 # UperNet with TransCNN small on the synthetic shapes, from random weights: minutes on two CPU cores
-_base_ = [
-    '../_base_/backbones/transcnn_s.py', '../_base_/models/upernet.py', '../_base_/datasets/shapes_semantic.py',
-    '../_base_/schedules/adamw_shapes.py', '../_base_/runtime_seg.py'
-]
-max_epochs = 5
-num_classes = 1 + len(_base_.shapes_classes)  # with the background
-width, height = _base_.shapes_size
-
+_base_ = ['../_base_/backbones/transcnn_s.py', '../_base_/upernet_shapes.py']
 model = dict(
-    data_preprocessor=dict(size=(height, width)),
-    # a norm on each output, as nothing is pre-trained
-    backbone=dict(_base_.backbone, drop_path_rate=0., out_norm=True),
-    decode_head=dict(in_channels=_base_.channels, channels=128, num_classes=num_classes),
-    auxiliary_head=dict(in_channels=_base_.channels[2], channels=64, num_classes=num_classes))
-
-train_dataloader = dict(batch_size=4)
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-default_hooks = dict(
-    logger=dict(interval=10, log_metric_by_epoch=True),
-    checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=2))
-log_processor = dict(by_epoch=True)
-custom_hooks = [
-    *_base_.custom_hooks, dict(type='hybrid_mm.ProgressBarHook'), dict(type='hybrid_mm.RandomStateHook')
-]
+    backbone=dict(_base_.backbone, drop_path_rate=0.),
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]))

@@ -4,14 +4,15 @@ import torch
 from mmdet.models.necks import FPN
 from mmcv.ops import RoIAlign
 
-from hybrid_mm.backbones import HATNet, ParCConvNeXt, ParCMobileNetV2, ParCNet, ParCResNet, TransCNN
+from hybrid_mm.backbones import HATNet, ParCConvNeXt, ParCMobileNetV2, ParCNet, ParCResNet, SeTformer, TransCNN
 from hybrid_mm.backbones.base import BaseBackbone
 
 
 @pytest.mark.parametrize('build', [
     lambda: TransCNN('small'), lambda: TransCNN('small', h_mhsa='iterative', out_norm=True), lambda: HATNet('tiny'),
-    ParCResNet, ParCMobileNetV2, ParCConvNeXt, ParCNet
-], ids=['transcnn', 'iterative', 'hatnet', 'parc_resnet', 'parc_mobilenet_v2', 'parc_convnext', 'parc_net'])
+    ParCResNet, ParCMobileNetV2, ParCConvNeXt, ParCNet, SeTformer, lambda: SeTformer(attention='softmax')
+], ids=['transcnn', 'iterative', 'hatnet', 'parc_resnet', 'parc_mobilenet_v2', 'parc_convnext', 'parc_net',
+        'setformer', 'setformer_softmax'])
 def test_pooled_regions_equal_those_of_an_all_contiguous_run(build, monkeypatch):
     torch.manual_seed(0)
     backbone = build().eval()

@@ -1,0 +1,187 @@
+"""Self-optimal transport against softmax attention, measured in turn in one run, and the ways to its gradient.
+
+    python benchmarks/self_optimal_transport.py [--tokens 1024 4096 16384 65536] [--references 49] [--rounds 3]
+
+Both are whole layers on 64 channels in two heads, projections included; softmax attention is torch's fused one. The second table
+changes the number of Sinkhorn's iterations at 16384 tokens and compares what the backward pass can do: compute the plan anew
+from the column factors that the forward pass kept ("recompute", the default), keep the plan ("keep"), or let autograd record
+every iteration ("unrolled"). "implicit" is the gradient at the fixed point, which needs no iteration of the forward pass; its
+column "error" says how far it is from the gradient of what was computed, relative to its largest value, in float64. "kept" is
+what lies in memory between the passes, for each layer of a network at once; "peak" is one layer's, in its backward pass.
+"""
+import argparse
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from hybrid_mm.compat import flush_denormals  # noqa: E402
+
+flush_denormals()
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+
+from hybrid_mm.layers import SelfOptimalTransport  # noqa: E402
+from hybrid_mm.layers import optimal_transport as ot  # noqa: E402
+
+CHANNELS, HEADS = 64, 2
+
+
+class SoftmaxAttention(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(CHANNELS, 3 * CHANNELS)
+        self.proj = nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)  # (3, B, h, n, d)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def run(layer, x, train):
+    if train:
+        layer(x).square().mean().backward()
+    else:
+        with torch.no_grad():
+            layer(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+def seconds(layer, x, train):
+    start = time.perf_counter()
+    run(layer, x, train)
+    return time.perf_counter() - start
+
+
+def peak_bytes(layer, x, train):
+    """Most memory that the allocator held during one run, beyond what it held before."""
+    run(layer, x, train)
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(layer, x, train)
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run(layer, x, train)
+    held = peak = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == '[memory]':
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def kept_bytes(layer, x):
+    """What the forward pass leaves for the backward pass, each storage once."""
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = layer(x)
+    del out
+    return sum(storages.values())
+
+
+def against_softmax(args, device):
+    print('tokens  mode                 |  transport   softmax    ratio | transport MiB  softmax MiB | growth of time, memory')
+    last = {}
+    for n in args.tokens:
+        x = torch.randn(1, n, CHANNELS, device=device, requires_grad=True)
+        layers = {'transport': SelfOptimalTransport(CHANNELS, args.references).to(device)}
+        if n <= args.softmax_up_to:
+            layers['softmax'] = SoftmaxAttention().to(device)
+        for train in (False, True):
+            times = {name: [] for name in layers}
+            for _ in range(args.rounds + 1):  # the first round warms up
+                for name, layer in layers.items():
+                    times[name].append(seconds(layer, x, train))
+            best = {name: min(values[1:]) for name, values in times.items()}
+            memory = {name: peak_bytes(layer, x, train) for name, layer in layers.items()}
+            softmax, nan = best.get('softmax', float('nan')), float('nan')
+            line = (f'{n:6}  {"forward and backward" if train else "forward":20} | {1e3 * best["transport"]:7.1f} ms '
+                    f'{1e3 * softmax:7.0f} ms  {best["transport"] / softmax:6.3f} | {memory["transport"] / 2**20:13.1f}  '
+                    f'{memory.get("softmax", nan) / 2**20:11.1f} | ')
+            if train in last:
+                line += f'{best["transport"] / last[train][0]:.2f}, {memory["transport"] / last[train][1]:.2f}'
+            last[train] = best['transport'], memory['transport']
+            print(line, flush=True)
+
+
+class Implicit(torch.autograd.Function):
+    """Sinkhorn with the gradient at the fixed point: one linear system of m unknowns a head."""
+
+    @staticmethod
+    def forward(ctx, kernel, rows, iterations, form):
+        f, g, _ = form.solve(kernel, rows, iterations)
+        ctx.save_for_backward(kernel, rows, f, g)
+        return f, g
+
+    @staticmethod
+    def backward(ctx, df, dg):
+        K, rows, f, g = ctx.saved_tensors
+        m = K.shape[-1]
+        # log f = log a - log(K g), log g = log b - log(K^T f): (I - R C) d log g = what comes in, solved transposed
+        P = f[..., None] * K * g[..., None, :]
+        p, q = P / P.sum(-1, keepdim=True), P / P.sum(-2, keepdim=True)
+        u, v = df * f, dg * g
+        right = v - (u[..., None, :] @ p)[..., 0, :]
+        system = torch.eye(m, dtype=K.dtype, device=K.device) - q.transpose(-1, -2) @ p
+        system = system + 1 / m  # the constant shift of f against g is free
+        w = torch.linalg.solve(system.transpose(-1, -2), right[..., None])[..., 0]
+        row = u - (q @ w[..., None])[..., 0]
+        return -(row[..., None] * p + q * w[..., None, :]) / K, None, None, None
+
+
+class Unrolled:
+
+    @staticmethod
+    def apply(kernel, rows, iterations, form):
+        return form.solve(kernel, rows, iterations)[:2]
+
+
+def ways_to_the_gradient(args, device):
+    n, ways = 16384, {'recompute': (ot._Sinkhorn, True), 'keep': (ot._Sinkhorn, False), 'unrolled': (Unrolled, False),
+                      'implicit': (Implicit, False)}
+    print(f'\n{n} tokens, forward and backward\niterations  way       |  time ms  peak MiB  kept MiB  error')
+    x = torch.randn(1, n, CHANNELS, device=device, requires_grad=True)
+    small = torch.randn(1, 512, CHANNELS, device=device, dtype=torch.float64, requires_grad=True)
+    for iterations in (5, 20, 80):
+        exact = None
+        for name, (function, recompute) in ways.items():
+            torch.manual_seed(0)
+            layer = SelfOptimalTransport(CHANNELS, args.references, iterations=iterations, recompute=recompute).to(device)
+            with mock.patch.object(ot, '_Sinkhorn', function):
+                best = min(seconds(layer, x, True) for _ in range(args.rounds + 1))
+                memory, kept = peak_bytes(layer, x, True), kept_bytes(layer, x)
+                grad, = torch.autograd.grad(layer.double()(small).square().sum(), small)
+            exact = grad if exact is None else exact
+            print(f'{iterations:10}  {name:9} | {1e3 * best:8.1f}  {memory / 2**20:8.1f}  {kept / 2**20:8.1f}  '
+                  f'{((grad - exact).abs().max() / exact.abs().max()).item():.0e}', flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--tokens', type=int, nargs='+', default=(1024, 4096, 16384, 65536))
+    parser.add_argument('--references', type=int, default=49)
+    parser.add_argument('--softmax-up-to', type=int, default=16384, help='more tokens without softmax attention')
+    parser.add_argument('--rounds', type=int, default=3)
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    print(f'{device}, {torch.get_num_threads()} threads, {args.references} references, best of {args.rounds}')
+    against_softmax(args, device)
+    ways_to_the_gradient(args, device)
+
+
+if __name__ == '__main__':
+    main()

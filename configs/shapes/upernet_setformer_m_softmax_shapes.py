@@ -1,0 +1,3 @@
+# UperNet with SeTformer mini on the synthetic shapes, with softmax attention in place of transport under the same recipe
+_base_ = ['upernet_setformer_m_shapes.py']
+model = dict(backbone=dict(attention='softmax'))
