@@ -1,9 +1,9 @@
 """References of SeTformer from K-means over the tokens of training images: python tools/kmeans_references.py CONFIG OUT
 
-Random references can make a plan that is nearly uniform; centres of clusters tell tokens apart from the first step. The backbone
-starts as the config says, from its checkpoint or from random weights, and runs once over the images. OUT holds its weights with
-the new references, which fit these weights and no others. It prints the entropy of the plan of each block, as a share of the
-largest possible, before and after. A training starts from OUT with
+Random references can make a plan that is nearly uniform; centres of clusters tell tokens apart from the first step. The
+backbone starts as the config says, from its checkpoint or from random weights, and runs once over the images. OUT holds its
+weights with the new references, which fit these weights and no others. The tool prints the entropy of each block's plan, as
+a share of the largest possible, before and after. A training starts from OUT with
 
     python tools/train.py CONFIG --cfg-options load_from=OUT
 
@@ -81,8 +81,8 @@ def make_references(args: argparse.Namespace) -> None:
         raise SetupError(str(error)) from None
     references = max(layer.num_references for layer in blocks.values())
     if args.images * args.tokens < references:
-        raise SetupError(f'--images {args.images} with --tokens {args.tokens} gives {args.images * args.tokens} tokens a block, '
-                         f'fewer than its {references} references; choose more images, or more tokens')
+        raise SetupError(f'--images {args.images} with --tokens {args.tokens} gives {args.images * args.tokens} tokens a '
+                         f'block, fewer than its {references} references; choose more images, or more tokens')
     images, number = training_images(cfg, model, args.images, args.seed)
     if number < args.images:
         print(f'the training data have {number} images, less than --images {args.images}; all are used', flush=True)
@@ -119,7 +119,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def with_bar(images: Iterable, number: int) -> Iterator:
     """The images, with a bar on stdout that counts them."""
-    bar = ProgressBar(number)
+    bar = ProgressBar(number, file=sys.stdout)
     for image in images:
         yield image
         bar.update()

@@ -80,8 +80,8 @@ def find_blocks(backbone: nn.Module) -> Dict[str, SelfOptimalTransport2d]:
     """
     blocks = {name: module for name, module in backbone.named_modules() if isinstance(module, SelfOptimalTransport2d)}
     if not blocks:
-        raise ValueError(f'the backbone {type(backbone).__name__} has no self-optimal transport, whose references K-means could '
-                         "make; choose hybrid_mm.SeTformer with attention='transport'")
+        raise ValueError(f'the backbone {type(backbone).__name__} has no self-optimal transport, whose references K-means '
+                         "could make; choose hybrid_mm.SeTformer with attention='transport'")
     return blocks
 
 

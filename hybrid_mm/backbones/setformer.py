@@ -21,10 +21,15 @@ class SoftmaxAttention2d(nn.Module):
 
     Shape:
         (B, C, H, W) -> (B, C, H, W).
+
+    Raises:
+        ValueError: ``channels`` is no multiple of ``head_dim``.
     """
 
     def __init__(self, channels: int, head_dim: int = 32) -> None:
         super().__init__()
+        if head_dim < 1 or channels % head_dim:
+            raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a divisor of the channels')
         self.num_heads = channels // head_dim
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
@@ -130,7 +135,7 @@ class SeTformer(BaseBackbone):
         channels, head_dim = self.settings['channels'], self.settings['head_dim']
         if attention not in ('transport', 'softmax'):
             raise ValueError(f"attention={attention!r} is unknown; choose from 'transport', 'softmax'")
-        if isinstance(num_references, int):
+        if not isinstance(num_references, Sequence):
             num_references = (num_references, ) * len(channels)
         if len(num_references) != len(channels):
             raise ValueError(f'num_references={num_references} is not allowed; give one number, or {len(channels)}, one a stage')

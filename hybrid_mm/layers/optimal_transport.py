@@ -11,11 +11,12 @@ The functions behind `SelfOptimalTransport`, for unit vectors ``x`` (keys of n t
 
 Where no entry of L is so small that exp(L) leaves the range of float32, Sinkhorn needs products of matrices and vectors alone,
 and no exponential but the one of L; `narrow` tells. Elsewhere it runs in the log domain. Both give the same plan.
+On CUDA `transport` runs in the kernels of `optimal_transport_triton.py`, where triton is installed and they take the tensors.
 
 This file needs torch alone.
 """
 import math
-from typing import NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -111,7 +112,8 @@ def transport(values: Tensor,
               similarity: Similarity,
               iterations: int,
               prior: Optional[Prior] = None,
-              mask: Optional[Tensor] = None) -> Tensor:
+              mask: Optional[Tensor] = None,
+              backend: str = 'auto') -> Tensor:
     """Values of all tokens, exchanged through the references along the plan.
 
     Without prior this is ``n m T T^T V``, symmetric and positive semi-definite in the tokens; with a prior, both factors are
@@ -125,10 +127,14 @@ def transport(values: Tensor,
         iterations: of Sinkhorn.
         prior: position prior, or None.
         mask: (B, n) bool, True for real tokens; padding sends nothing and gets zeros. None: all are real.
+        backend: see `fused_transport`.
 
     Returns:
         (B, h, n, d).
     """
+    fused = fused_transport(values, references, backend)
+    if fused is not None:
+        return fused(values, keys, references, similarity, iterations, prior, mask)
     logits = similarity.logits(keys, references)
     cells, (K, f, g) = _pool(values, logits, _is_narrow(similarity, prior), iterations, prior, mask)
     if _is_narrow(similarity, prior):  # here f and g are factors
@@ -139,6 +145,38 @@ def transport(values: Tensor,
     else:
         out = torch.exp(K + f[..., None] + g[..., None, :]) @ cells * _count(keys, mask)[..., None]
     return out if mask is None else out * mask[:, None, :, None]
+
+
+def fused_transport(values: Tensor, references: Tensor, backend: str = 'auto') -> Optional[Callable[..., Tensor]]:
+    """The kernels that compute `transport` without an (n, m) array, or None where it is computed plainly.
+
+    Args:
+        values: V, (B, h, n, d).
+        references: (h, m, k).
+        backend: 'auto', the kernels where they take the tensors; 'plain', never; 'triton', always. While torch compiles,
+            traces or exports, all three are plain: what is recorded has to run elsewhere, too.
+
+    Raises:
+        RuntimeError: the backend is 'triton' and the kernels cannot run.
+    """
+    if backend == 'plain' or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    kernels = _kernels(values, references)
+    if kernels is None and backend == 'triton':
+        raise RuntimeError(f"backend='triton' cannot transport values {tuple(values.shape)} of {values.dtype} on {values.device} "
+                           f'through {references.shape[-2]} references; it needs triton, a CUDA device, float32, at most 256 '
+                           "references and 128 channels a head, and shared memory for them; choose backend='auto'")
+    return kernels
+
+
+def _kernels(values: Tensor, references: Tensor) -> Optional[Callable[..., Tensor]]:
+    if not values.is_cuda:
+        return None
+    try:
+        from . import optimal_transport_triton as kernels
+    except ImportError:  # no triton
+        return None
+    return kernels.transport_triton if kernels.available(values, references) else None
 
 
 def pooled(values: Tensor,

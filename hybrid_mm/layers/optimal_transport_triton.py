@@ -19,17 +19,17 @@ which is Sinkhorn up to constants: the plan's columns are ``softmax_i(L + f) / m
               _reverse   I times, last iteration first; the first time    reads and writes keys' gradient, reads keys (and
                          also through scatter and pool                    values, gradient of the output, writes that of values)
 
-For the backward pass the inputs, the output, the cells and I + 1 times C are kept: m numbers each a head, beside what is there
-anyway. Bytes of n tokens of a head of width d, in float32: forward 4 n d (I + 3), backward 4 n d (3 I + 6) at most. The plain path
-moves arrays of 4 n m bytes, about 6 I + 8 times in the forward and 20 I in the backward pass, and holds a handful of them at once.
+For the backward pass the inputs, the output, the cells and I + 1 times C are kept: beside what is there anyway, m (d + I + 1)
+numbers a head. A head of n tokens and width d moves 4 n d (I + 3) bytes forward and 4 n d (3 I + 5) backward, and parts: a program
+takes m tokens or more, so that its part of the cells is no larger than its values. The plain path moves arrays of 4 n m bytes, some
+2 I + 15 times forward where Sinkhorn needs no exponentials and several times as often where it does, and more backward.
 
-A part is the sum of one program, and parts are joined in a fixed order, without atomics: the result of a run repeats bit by bit.
-Products are float32's own, never TF32: an error of the similarity is multiplied by 1/eps, and again by 1/sigma^2.
+Parts are joined in a fixed order, without atomics: a run repeats bit by bit. Products are float32's own, never TF32: the logits
+multiply an error of the similarity by 1/eps, and by 1/sigma^2 before. Blocks are small because such products fill registers.
 
 Importing this file needs triton.
 """
 import contextlib
-import math
 from typing import NamedTuple, Optional
 
 import torch
@@ -38,17 +38,25 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# programs of one launch, at least where there are tokens enough: some for each multiprocessor of a large GPU
-PROGRAMS = 1024
+PROGRAMS = 1024  # of one launch, where tokens and heads give as many: several for each multiprocessor of a large GPU
 PRECISION = tl.constexpr('ieee')
 NOTHING = tl.constexpr(-1e30)  # in place of minus infinity, whose differences are not numbers
 
 
 def available(values: Tensor, references: Tensor) -> bool:
-    """Whether the kernels take values (B, h, n, d) and references (h, m, k): CUDA, float32, d and k up to 128, m up to 256."""
+    """Whether the kernels take values (B, h, n, d) and references (h, m, k).
+
+    They must be plain CUDA tensors in float32, d and k at most 128, m at most 256, and what a program keeps of the references
+    must fit into shared memory: m = 64 with d = 128 or m = 256 with d = 32 on a data centre's GPU (A100, H100).
+    """
     d, (m, k) = values.shape[-1], references.shape[-2:]
-    return (values.is_cuda and values.dtype == references.dtype == torch.float32 and max(d, k) <= 128 and m <= 256
-            and values.numel() > 0)
+    if (type(values) is not Tensor or not values.is_cuda or not values.dtype == references.dtype == torch.float32
+            or max(d, k) > 128 or m > 256 or values.numel() == 0):
+        return False
+    device = torch.cuda.get_device_properties(values.device)
+    # bytes of four arrays: the references, the cells, the gradient of these, and blocks of tokens
+    needed = 16 * max(64, _padded(m)) * _padded(max(d, k))
+    return device.major >= 7 and needed <= getattr(device, 'shared_memory_per_block_optin', 65536)
 
 
 def transport_triton(values: Tensor,
@@ -81,32 +89,40 @@ class _Launcher(NamedTuple):
     def of(cls, values, keys, references, similarity, p, q, real):
         B, n, h, d = values.shape
         m, k = references.shape[1:]
-        block_m = max(16, triton.next_power_of_2(m))
-        block_n = min(64, max(16, 4096 // block_m))  # a block of logits: 4096 numbers, 32 of each thread
+        block_m, block_k, block_d = _padded(m), _padded(k), _padded(d)
+        block_n = min(64, max(16, 1024 // block_m))
         blocks = triton.cdiv(n, block_n)
-        steps = triton.cdiv(blocks, max(1, min(blocks, PROGRAMS // (B * h))))  # blocks of one program
+        # blocks of one program: m tokens at least, so that its part of the cells is no larger than its values
+        steps = max(triton.cdiv(blocks * B * h, PROGRAMS), block_m // block_n)
         chunks = triton.cdiv(blocks, steps)
         shared = dict(
             x=keys, y=references, p=p, q=q, real=None if real is None else real.to(torch.uint8),
             counts=None if real is None else real.sum(-1, dtype=torch.float32), n=n, heads=h, chunks=chunks,
             share=steps * block_n, p_stride=0 if p is None or p.ndim == 2 else 2 * n, inverse_eps=1 / similarity.eps,
             inverse_width=similarity.sigma**-2, GAUSSIAN=similarity.kind == 'gaussian', M=m, K=k, D=d, BLOCK_N=block_n,
-            BLOCK_M=block_m, BLOCK_K=max(16, triton.next_power_of_2(k)), BLOCK_D=max(16, triton.next_power_of_2(d)))
+            BLOCK_M=block_m, BLOCK_K=block_k, BLOCK_D=block_d, num_stages=1,
+            num_warps=max(4, min(16, block_m * max(block_k, block_d) // 512)))
         return cls(values.device, B * h, chunks, shared)
 
     def __call__(self, kernel, **arguments):
-        # triton launches on the current device, whatever the tensors say
-        with torch.cuda.device(self.device) if self.device.type == 'cuda' else contextlib.nullcontext():
-            kernel[(self.pairs * self.chunks, )](**arguments, **self.shared, num_warps=4, num_stages=2)
+        self.run(kernel, self.pairs * self.chunks, **arguments, **self.shared)
 
     def combine(self, parts):
         """logsumexp of parts (pairs, chunks, m) over the chunks."""
-        if self.chunks == 1:
-            return parts[:, 0].clone()  # the parts are written anew by the next launch
         whole = parts.new_empty(self.pairs, parts.shape[2])
-        with torch.cuda.device(self.device) if self.device.type == 'cuda' else contextlib.nullcontext():
-            _combine[(self.pairs, )](parts, whole, self.chunks, parts.shape[2], 16, self.shared['BLOCK_M'], num_warps=4)
+        self.run(_combine, self.pairs, parts=parts, whole=whole, chunks=self.chunks, M=parts.shape[2], BLOCK_S=16,
+                 BLOCK_M=self.shared['BLOCK_M'])
         return whole
+
+    def run(self, kernel, programs, **arguments):
+        # triton launches on the current device, whatever the tensors say
+        with torch.cuda.device(self.device) if self.device.type == 'cuda' else contextlib.nullcontext():
+            kernel[(programs, )](**arguments)
+
+
+def _padded(length: int) -> int:
+    """The side of a block: a power of two, of 16 or more, which products ask for."""
+    return max(16, triton.next_power_of_2(length))
 
 
 class _Transport(torch.autograd.Function):

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .optimal_transport import Prior, Similarity, plan, pooled, position_prior_1d, position_prior_2d, transport
+from .optimal_transport import (Prior, Similarity, fused_transport, plan, pooled, position_prior_1d, position_prior_2d,
+                                transport)
 
 
 class SelfOptimalTransport(nn.Module):
@@ -46,7 +47,10 @@ class SelfOptimalTransport(nn.Module):
         tau: width of the prior as a share of the sequence or side. At 0.1 it is local, at 0.5 it reaches most of the map.
         references: 'learnable', or 'frozen' as they are made or loaded.
         nystrom: transport Nyström features of the values, ``k(z, z)^(-1/2) k(z, v)``, with d learnable centres z.
-        recompute: in training, compute the plan anew in the backward pass, and so keep no (n, m) array for it.
+        recompute: in training, compute the plan anew in the backward pass, and so keep no (n, m) array for it. The kernels of
+            backend 'triton' do so always.
+        backend: 'triton', kernels that store no (n, m) array, for CUDA in float32; 'plain', products of matrices; 'auto', the
+            kernels where they can run.
         debug: report a plan that underflows as a FloatingPointError. So does ``torch.autograd.set_detect_anomaly(True)``.
 
     Shape:
@@ -69,12 +73,14 @@ class SelfOptimalTransport(nn.Module):
                  references: str = 'learnable',
                  nystrom: bool = False,
                  recompute: bool = True,
+                 backend: str = 'auto',
                  debug: bool = False) -> None:
         super().__init__()
         if head_dim < 1 or channels < 1 or channels % head_dim:
             raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a divisor of the channels')
         for name, value, allowed in (('similarity', similarity, ('gaussian', 'dot')), ('prior', prior, ('1d', '2d', None)),
-                                     ('references', references, ('learnable', 'frozen'))):
+                                     ('references', references, ('learnable', 'frozen')),
+                                     ('backend', backend, ('auto', 'plain', 'triton'))):
             if value not in allowed:
                 raise ValueError(f'{name}={value!r} is unknown; choose from {", ".join(map(repr, allowed))}')
         for name, value in (('num_references', num_references), ('iterations', iterations)):
@@ -94,6 +100,7 @@ class SelfOptimalTransport(nn.Module):
         self.prior = prior
         self.tau = tau
         self.recompute = recompute
+        self.backend = backend
         self.debug = debug
 
         self.value = nn.Linear(channels, channels)
@@ -123,13 +130,14 @@ class SelfOptimalTransport(nn.Module):
         v = self.value(x)
         with _full_precision(x):  # plans and their weights, 1/(nm), need float32's range
             values, keys, references, prior = self._prepare(v, mask, size)
-            arguments = values, keys, references, self.similarity, self.iterations, prior, mask
-            if self.recompute and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            arguments = values, keys, references, self.similarity, self.iterations, prior, mask, self.backend
+            plain = fused_transport(values, references, self.backend) is None
+            if plain and self.recompute and torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 out = checkpoint(transport, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 out = transport(*arguments)
             if not torch.compiler.is_compiling() and (self.debug or torch.is_anomaly_enabled()):
-                self._check(out, keys, references, mask)
+                self._check(out, keys)
         return self.proj(out.transpose(1, 2).flatten(2).to(v.dtype))  # (B, h, n, d) -> (B, n, C)
 
     def plan(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
@@ -169,16 +177,11 @@ class SelfOptimalTransport(nn.Module):
             return position_prior_2d(size, self.num_references, self.tau, v)
         return None
 
-    @torch.no_grad()
-    def _check(self, out: Tensor, keys: Tensor, references: Tensor, mask: Optional[Tensor]) -> None:
-        mass = plan(keys, references, self.similarity, self.iterations, mask).sum(-1)  # (B, h, n)
-        empty = (mass == 0) if mask is None else (mass == 0) & mask[:, None]
-        if not out.isfinite().all() or not mass.isfinite().all() or empty.any():
-            what = f'{int(empty.sum())} of {mass.numel()} tokens send nothing' if empty.any() else 'it is not finite'
-            if not keys.isfinite().all():
-                what = 'the tokens that came in are not finite'
-            raise FloatingPointError(f'the transport plan underflows: {what}, at {self.extra_repr()}; choose a larger eps, or '
-                                     'more iterations')
+    def _check(self, out: Tensor, keys: Tensor) -> None:
+        # exp(L + f + g) balances whatever L is finite: a plan without mass in a row or column shows as infinity or NaN
+        if not out.isfinite().all():
+            cause = 'its values are not finite' if keys.isfinite().all() else 'the tokens that came in are not finite'
+            raise FloatingPointError(f'the transport plan underflows: {cause}, at {self.extra_repr()}; choose a larger eps or tau')
 
 
 class SelfOptimalTransport2d(SelfOptimalTransport):

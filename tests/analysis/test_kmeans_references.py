@@ -156,7 +156,7 @@ def test_blocks_behind_the_last_output_keep_their_references():
 
 def test_too_few_tokens_are_named():
     sample = Sample([torch.randn(5, 16)], torch.rand(5, 2))
-    with pytest.raises(ValueError, match=r'^stages\.0\.0 has 9 references and has seen 5 tokens in 1 images; choose more images'):
+    with pytest.raises(ValueError, match=r'^stages\.0\.0 has 9 references and has seen 5 tokens in 1 images; choose more'):
         find_references(identity(9), sample, name='stages.0.0')
 
 

@@ -17,7 +17,7 @@ def build(**kwargs):
     model = SeTformer(**{**dict(arch=copy.deepcopy(TINY), num_references=9, eps=0.1), **kwargs})
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():  # weights of some size: every part counts in the outputs
-        if parameter.ndim > 1:
+        if parameter.ndim > 1 and 'gamma' not in name:
             nn.init.normal_(parameter, std=parameter[0].numel()**-0.5)
     return model
 
@@ -49,7 +49,7 @@ def test_parameters_of_the_classifiers(arch, few, many):
 ])
 def test_references_are_all_that_their_number_changes(arch, without):
     with torch.device('meta'):
-        model = SeTformer(arch, out_indices=(3, ))
+        model = SeTformer(arch, num_references=49, out_indices=(3, ))
         references = sum(mixer.references.numel() for mixer in mixers(model))
         assert references == sum(49 * c * n for c, n in zip(model.settings['channels'], model.depths))
         assert count(model) - references + 1000 * model.out_channels[-1] + 1000 == without
@@ -245,26 +245,26 @@ def test_an_image_does_not_depend_on_those_beside_it():
 
 @pytest.mark.parametrize('eps', [0.02, 0.1, 1.])
 def test_bf16_training_stays_finite(eps):
-    """300 steps, at a learning rate that moves the weights."""
-    model = build(arch=dict(channels=(8, 16), depths=(1, 1), mlp_ratio=2, head_dim=8), out_indices=(0, 1), eps=eps, sigma=0.5)
-    model.train()
+    """300 steps, at a learning rate that moves every weight."""
+    arch = dict(channels=(16, ), depths=(1, ), mlp_ratio=1, head_dim=8)
+    model = build(arch=arch, out_indices=(0, ), eps=eps, sigma=0.5).train()
     parameters = list(model.parameters())
     start = [p.detach().clone() for p in parameters]
-    optimizer = torch.optim.AdamW(parameters, lr=3e-3)
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3, foreach=True)
     images = torch.randn(8, 2, 3, 32, 32)
-    targets = torch.randn(8, 2, 16, 1, 1).expand(8, 2, 16, 4, 4)
+    targets = torch.randn(8, 2, 16, 1, 1).expand(8, 2, 16, 8, 8)
     losses = []
     for step in range(300):
         with torch.autocast('cpu', torch.bfloat16):
-            maps = model(images[step % 8])
-        loss = (maps[1].float() - targets[step % 8]).square().mean() + maps[0].float().mean().square()
+            out, = model(images[step % 8])
+        loss = (out.float() - targets[step % 8]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         gradients = torch.cat([p.grad.flatten() for p in parameters])
+        assert loss.isfinite() and gradients.isfinite().all(), f'step {step}'
         optimizer.step()
         losses.append(loss.item())
-        assert loss.isfinite() and gradients.isfinite().all(), f'step {step}'
-    assert all(p.isfinite().all() for p in parameters)  # a weight once not finite never is again
+    assert all(p.isfinite().all() for p in parameters)  # a weight that is not finite stays so
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
     assert all(not torch.equal(p, q) for p, q in zip(parameters, start))
 

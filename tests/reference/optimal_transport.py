@@ -14,7 +14,7 @@ def self_optimal_transport(layer: nn.Module,
     """What a layer with these weights and settings gives, padding taken out before anything else.
 
     Args:
-        layer: holds ``value``, ``proj``, ``references`` (h, m, d) and ``centres`` (h, k, d) or None; nothing else of it is used.
+        layer: holds ``value``, ``proj``, ``references`` (h, m, d), and ``centres`` (h, k, d) or None; no more of it is used.
         x: (B, n, C).
         mask: (B, n) bool, True for real tokens.
         size: height and width, for the prior '2d'.
