@@ -23,7 +23,7 @@ AT_ONCE = [
     (['{detector}', '--resume', 'no.pth'], {}, '^Error: --resume no.pth does not exist; give the path of a file$'),
     (['{detector}', '--cfg-options', 'load_from=no.pth'], {}, '^Error: load_from no.pth does not exist'),
     (['{detector}', '--cfg-options', 'model.backbone.init_cfg.type=hybrid_mm.Released',
-      'model.backbone.init_cfg.checkpoint=no.pth'],
+      'model.backbone.init_cfg.checkpoint=no.pth'], {},
      '^Error: model.backbone.init_cfg.checkpoint no.pth does not exist; give a file with `--cfg-options .*=FILE`, or start '
      'from random weights with `--cfg-options model.backbone.init_cfg=None`$'),
     (['{detector}', '--auto-scale-lr', '--cfg-options', 'auto_scale_lr=None'], {}, '^Error: --auto-scale-lr needs'),
