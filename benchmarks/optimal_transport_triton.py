@@ -2,10 +2,10 @@
 
     python benchmarks/optimal_transport_triton.py [--tokens 1024 4096 16384 65536] [--references 49] [--eps 0.1] [--rounds 10]
 
-Times are milliseconds, best of the rounds; memory is what torch's allocator holds at the peak beyond the inputs, in MiB. `plain`
-is `transport` without kernels, recomputed in the backward pass as `SelfOptimalTransport` does it in training; `log` is the same in
-the log domain, which a small eps needs. The last columns are the largest differences of outputs and gradients from the plain path
-in float64, as a share of the largest value, for plain and fused. The run fails where fused is off by more than 1e-4.
+Times are milliseconds, best of the rounds; memory is what torch's allocator holds at the peak beyond the inputs, in MiB.
+`plain` is `transport` without kernels, recomputed in the backward pass as `SelfOptimalTransport` does it in training; `log` is
+the same in the log domain, which a small eps needs. The last columns are the largest differences of outputs and gradients from
+the plain path in float64, as a share of the largest value, for plain and fused. The run fails where fused is off by over 1e-4.
 """
 import argparse
 import sys

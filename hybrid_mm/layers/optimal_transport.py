@@ -163,7 +163,7 @@ def fused_transport(values: Tensor, references: Tensor, backend: str = 'auto') -
         return None
     kernels = _kernels(values, references)
     if kernels is None and backend == 'triton':
-        raise RuntimeError(f"backend='triton' cannot transport values {tuple(values.shape)} of {values.dtype} on {values.device} "
+        raise RuntimeError(f"backend='triton' cannot transport {values.dtype} values {tuple(values.shape)} on {values.device} "
                            f'through {references.shape[-2]} references; it needs triton, a CUDA device, float32, at most 256 '
                            "references and 128 channels a head, and shared memory for them; choose backend='auto'")
     return kernels

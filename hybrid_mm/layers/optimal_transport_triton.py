@@ -1,13 +1,13 @@
-"""`transport` of `optimal_transport.py` in a few Triton kernels that store no (n, m) array: the path of CUDA tensors in float32.
+"""`transport` of `optimal_transport.py` in a few Triton kernels that store no (n, m) array, for CUDA tensors in float32.
 
-A program takes a share of the tokens of one head, block by block, and computes the logits of a block and all references anew from
-the keys wherever it needs them. Everything stays in the log domain, so no eps underflows. With C the logarithms of column sums,
-one iteration is
+A program takes a share of the tokens of one head, block by block, and computes the logits of a block and all references anew
+from the keys wherever it needs them. Everything stays in the log domain, so no eps underflows. With C the logarithms of column
+sums, 0 at first, one iteration is
 
 .. code-block:: text
 
-    f_i = -logsumexp_j(L_ij - C_j)    0 at first        in registers; minus infinity for padding
-    C_j =  logsumexp_i(L_ij + f_i)                      a share's part is stored, `_combine` joins the parts of a head
+    f_i = -logsumexp_j(L_ij - C_j)     stays in registers; minus infinity for padding
+    C_j =  logsumexp_i(L_ij + f_i)     a program stores the part of its share, `_combine` joins the parts of a head
 
 which is Sinkhorn up to constants: the plan's columns are ``softmax_i(L + f) / m``. The kernels, for I iterations:
 
@@ -20,9 +20,9 @@ which is Sinkhorn up to constants: the plan's columns are ``softmax_i(L + f) / m
                          also through scatter and pool                    values, gradient of the output, writes that of values)
 
 For the backward pass the inputs, the output, the cells and I + 1 times C are kept: beside what is there anyway, m (d + I + 1)
-numbers a head. A head of n tokens and width d moves 4 n d (I + 3) bytes forward and 4 n d (3 I + 5) backward, and parts: a program
-takes m tokens or more, so that its part of the cells is no larger than its values. The plain path moves arrays of 4 n m bytes, some
-2 I + 15 times forward where Sinkhorn needs no exponentials and several times as often where it does, and more backward.
+numbers a head. A head of n tokens and width d moves 4 n d (I + 3) bytes forward and 4 n d (3 I + 5) backward, and parts: a
+program takes m tokens or more, so that its part of the cells is no larger than its values. The plain path moves arrays of 4 n m
+bytes, some 2 I + 15 times forward where Sinkhorn needs no exponentials, more often where it does, and more again backward.
 
 Parts are joined in a fixed order, without atomics: a run repeats bit by bit. Products are float32's own, never TF32: the logits
 multiply an error of the similarity by 1/eps, and by 1/sigma^2 before. Blocks are small because such products fill registers.

@@ -1,5 +1,7 @@
-"""The kernels run in Triton's interpreter on the CPU, and are compiled for GPUs that are not there, each in a process of its own:
-the interpreter is chosen by the environment before triton is imported."""
+"""The kernels run in Triton's interpreter on the CPU, and are compiled for GPUs that are not there.
+
+Each in a process of its own: the interpreter is chosen by the environment before triton is imported.
+"""
 import json
 import os
 import subprocess
