@@ -121,7 +121,7 @@ class SeTformer(BaseBackbone):
                  num_references: Union[int, Sequence[int]] = 49,
                  similarity: str = 'gaussian',
                  sigma: float = 1.,
-                 eps: float = 0.04,
+                 eps: float = 0.03,
                  iterations: int = 5,
                  prior: Optional[str] = '2d',
                  tau: float = 0.5,

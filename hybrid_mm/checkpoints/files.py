@@ -13,13 +13,17 @@ from mmengine import dist
 from torch import Tensor
 
 from .conversion import list_keys
+from .identification import guess_family
+from .key_maps import KEY_MAPS
 
 # What detectors and segmentors, OpenMMLab's and those of ParC-Net's authors, put before the names of their backbone.
 _PREFIXES = ('backbone.', 'encoder.')
 
 # Where checkpoints keep their weights, in the order of preference: where averaged weights stand beside the last ones,
-# the published accuracy is theirs. Not mmengine's 'ema_state_dict': its hook saves the averaged ones as 'state_dict'.
-_WRAPPINGS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+# the published accuracy is theirs, but for families that say otherwise. Not mmengine's 'ema_state_dict': its hook saves the
+# averaged ones as 'state_dict'.
+_AVERAGED = ('state_dict_ema', 'model_ema')
+_WRAPPINGS = (*_AVERAGED, 'state_dict', 'model')
 
 
 def load_released(path_or_url: str) -> Dict[str, Tensor]:
@@ -56,15 +60,18 @@ def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
 
     Args:
         checkpoint: a flat state dict, or one under ``state_dict_ema``, ``model_ema``, ``state_dict`` or ``model``, in
-            this order of preference. The prefix ``module.`` of data-parallel training goes if every key has it.
+            this order of preference; of a GLiT, whose authors report the accuracy of the last weights, the last two come
+            first. The prefix ``module.`` of data-parallel training goes if every key has it.
 
     Raises:
         ValueError: there are no tensors, or something else among them.
     """
     if not isinstance(checkpoint, dict):
         raise ValueError(f'the checkpoint is a {type(checkpoint).__name__}, not a dict of tensors')
-    wrapping = next((key for key in _WRAPPINGS if isinstance(checkpoint.get(key), dict)), None)
-    state_dict = checkpoint if wrapping is None else checkpoint[wrapping]
+    wrappings = [key for key in _WRAPPINGS if isinstance(checkpoint.get(key), dict)]
+    if len(wrappings) > 1 and not _averaged_is_published(checkpoint[wrappings[0]]):
+        wrappings.sort(key=_AVERAGED.__contains__)
+    state_dict = checkpoint[wrappings[0]] if wrappings else checkpoint
     others = [str(key) for key, value in state_dict.items() if not isinstance(value, Tensor)]
     if len(others) == len(state_dict):
         raise ValueError(f'the checkpoint holds no tensors; its keys are {list_keys(others) or "none"}')
@@ -89,6 +96,11 @@ def backbone_part(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
         if part:
             return part
     return {key: tensor for key, tensor in tensors.items() if not key.startswith('head.fc.')}
+
+
+def _averaged_is_published(state_dict: Dict[str, Any]) -> bool:
+    family = guess_family([re.sub(r'^module\.', '', str(key)) for key in state_dict])
+    return family is None or KEY_MAPS[family].averaged
 
 
 def _fetch_once_a_node(url: str) -> Path:

@@ -135,8 +135,9 @@ def recognise(tensors: Dict[str, Any]) -> Optional[Network]:
 def find_network(family: str, shapes: Shapes) -> Optional[Network]:
     """The network of a family whose backbone has exactly these tensors, under our keys; None if there is none."""
     for network in networks(family):
-        if required(*backbone_shapes(network), shapes) == shapes:
-            return network
+        for form in range(len(KEY_MAPS[family].forms)):
+            if required(*backbone_shapes(network, form), shapes) == shapes:
+                return network
     return None
 
 
@@ -148,10 +149,16 @@ def networks(family: str) -> Iterator[Network]:
 
 
 @lru_cache(maxsize=None)
-def backbone_shapes(network: Network) -> Tuple[Shapes, Tuple[str, ...]]:
-    """Our key -> shape of a backbone with output norms, and its `optional` keys; no memory is taken for its weights."""
+def backbone_shapes(network: Network, form: int = 0) -> Tuple[Shapes, Tuple[str, ...]]:
+    """Our key -> shape of a backbone with output norms, and its `optional` keys; no memory is taken for its weights.
+
+    Args:
+        network: the network.
+        form: number of the form among those of its family; 0 is that of the release.
+    """
     with torch.device('meta'):
-        backbone = MODELS.get(network.family)(network.arch, out_norm=True, **network.options)
+        backbone = MODELS.get(network.family)(
+            network.arch, out_norm=True, **KEY_MAPS[network.family].forms[form], **network.options)
     return shapes_of(backbone.state_dict()), optional(backbone)
 
 

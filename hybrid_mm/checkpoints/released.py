@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from hybrid_mm.registry import WEIGHT_INITIALIZERS
 
+from . import glit
 from .conversion import drop_repeats, rename_keys
 from .files import backbone_part, load_released
 from .identification import Mismatch, optional, recognise, required, shapes_of
@@ -22,6 +23,8 @@ class Released:
     parts of the backbone may be absent, each as a whole, and keep their start: the norms of ``out_norm=True``, which few
     releases have, BatchNorm's counters, and stages behind the last output, which never run. If anything does not fit, the
     backbone stays as it was.
+
+    A GLiT in dense mode takes files of the image mode without their class token, see `glit.to_dense`.
 
     Args:
         checkpoint: path or URL of the file, see `load_released`.
@@ -49,14 +52,18 @@ class Released:
             tensors, unknown = _under_our_keys(file, family, model)
         except ValueError as error:
             raise ValueError(f'{self.checkpoint}: {error}') from None
-        model = required(model, optional(module), tensors)
+        note, keep = '', ()
+        if family == 'GLiT':
+            tensors, note, keep = glit.to_dense(tensors, model)
+        model = required({key: value for key, value in model.items() if key not in keep}, optional(module), tensors)
 
         mismatch = Mismatch.between(shapes_of(tensors), shapes_of(model))
         mismatch.unexpected += unknown
         if mismatch:
-            raise ValueError(f'{self.checkpoint} does not fit the backbone: {_compare_archs(file, model)}{mismatch}')
+            archs = _compare_archs(file, tensors, module.state_dict())
+            raise ValueError(f'{self.checkpoint} does not fit the backbone: {archs}{mismatch}')
         module.load_state_dict(tensors, strict=False)  # only optional parts are absent, as checked above
-        print_log(f'loaded {len(tensors)} of {len(model)} tensors from {self.checkpoint}', logger='current')
+        print_log(f'loaded {len(tensors)} of {len(model)} tensors from {self.checkpoint}{note}', logger='current')
 
 
 def _family(module: nn.Module) -> str:
@@ -77,9 +84,16 @@ def _under_our_keys(file: Dict[str, Tensor], family: str,
     return {name: file[key] for key, name in names.items()}, unknown
 
 
-def _compare_archs(file: Dict[str, Tensor], model: Dict[str, Tensor]) -> str:
-    """Which networks these are, if the file is a known one and not the same as the model."""
+def _compare_archs(file: Dict[str, Tensor], tensors: Dict[str, Tensor], model: Dict[str, Tensor]) -> str:
+    """Which networks these are, if the file is a known one and not the same as the model, and where two GLiT differ.
+
+    Args:
+        file: under the keys of the file.
+        tensors: the same under our keys, as far as they are of the model's family.
+        model: under our keys.
+    """
     of_file, of_model = recognise(file), recognise(model)
-    if of_file in (None, of_model):
-        return ''
-    return f'the file holds {of_file}, the model is {of_model or "of no released arch"}; '
+    networks = ''
+    if of_file not in (None, of_model):
+        networks = f'the file holds {of_file}, the model is {of_model or "of no released arch"}; '
+    return networks + glit.compare(tensors, model)

@@ -66,7 +66,7 @@ class SelfOptimalTransport(nn.Module):
                  head_dim: int = 32,
                  similarity: str = 'gaussian',
                  sigma: float = 1.,
-                 eps: float = 0.04,
+                 eps: float = 0.03,
                  iterations: int = 5,
                  prior: Optional[str] = '1d',
                  tau: float = 0.5,

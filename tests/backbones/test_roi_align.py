@@ -4,15 +4,28 @@ import torch
 from mmdet.models.necks import FPN
 from mmcv.ops import RoIAlign
 
-from hybrid_mm.backbones import HATNet, ParCConvNeXt, ParCMobileNetV2, ParCNet, ParCResNet, SeTformer, TransCNN
+from hybrid_mm.backbones import GLiT, HATNet, ParCConvNeXt, ParCMobileNetV2, ParCNet, ParCResNet, SeTformer, TransCNN
 from hybrid_mm.backbones.base import BaseBackbone
+from hybrid_mm.necks import TokenPyramid
+
+
+class GLiTPyramid(GLiT):
+    """GLiT with strides 4, 8, 16, 32, as its detectors have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.pyramid = TokenPyramid(self.out_channels)
+
+    def forward(self, x):
+        return self.pyramid(super().forward(x))
 
 
 @pytest.mark.parametrize('build', [
     lambda: TransCNN('small'), lambda: TransCNN('small', h_mhsa='iterative', out_norm=True), lambda: HATNet('tiny'),
-    ParCResNet, ParCMobileNetV2, ParCConvNeXt, ParCNet, SeTformer, lambda: SeTformer(attention='softmax')
+    ParCResNet, ParCMobileNetV2, ParCConvNeXt, ParCNet, SeTformer, lambda: SeTformer(attention='softmax'),
+    GLiTPyramid
 ], ids=['transcnn', 'iterative', 'hatnet', 'parc_resnet', 'parc_mobilenet_v2', 'parc_convnext', 'parc_net',
-        'setformer', 'setformer_softmax'])
+        'setformer', 'setformer_softmax', 'glit'])
 def test_pooled_regions_equal_those_of_an_all_contiguous_run(build, monkeypatch):
     torch.manual_seed(0)
     backbone = build().eval()

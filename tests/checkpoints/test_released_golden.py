@@ -28,7 +28,7 @@ def test_converted_weights_give_the_outputs_of_the_release(name):
 
 
 def run(backbone, batch, places):
-    """The outputs at their places, maps by number and modules by name, and as 'last' the last map."""
+    """The outputs at their places, maps by number and modules by name, and as 'last' the last output."""
     outputs = {}
     for key, place in places.items():
         if isinstance(place, str):
@@ -42,8 +42,8 @@ def run(backbone, batch, places):
 
 
 def classify(x, state_dict):
-    """Logits of the map (B, C, H, W) with the classifier of an image classifier's state dict."""
-    x = x.mean((2, 3))  # (B, C, H, W) -> (B, C)
+    """Logits of the map (B, C, H, W), or vector (B, C), with the classifier of an image classifier's state dict."""
+    x = x.mean((2, 3)) if x.ndim == 4 else x
     if 'neck.norm.weight' in state_dict:
         norm = (state_dict[f'neck.norm.{part}'].double() for part in ('weight', 'bias'))
         x = layer_norm(x, x.shape[1:], *norm, eps=1e-6)

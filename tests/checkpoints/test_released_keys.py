@@ -211,5 +211,5 @@ def test_a_network_between_the_known_archs_is_compared_with_the_closest():
 
 
 def test_a_state_dict_of_something_else_is_of_no_release():
-    with pytest.raises(ValueError, match=r'no key is of a known release \(TransCNN, .*\): cls_token, blocks.0.norm$'):
-        identify({'cls_token': torch.zeros(1), 'blocks.0.norm': torch.zeros(1)})
+    with pytest.raises(ValueError, match=r'no key is of a known release \(TransCNN, .*\): class_token, blocks.0.norm$'):
+        identify({'class_token': torch.zeros(1), 'blocks.0.norm': torch.zeros(1)})

@@ -25,6 +25,7 @@ DATA = Path(__file__).resolve().parents[1] / 'data'
 CLASSIFIERS = {
     'TransCNN': ('classifier.1.', ),
     'HATNet': ('classifier.1.', ),
+    'GLiT': ('head.', ),
     'ParCResNet': ('fc.', ),
     'ParCMobileNetV2': ('classifier.1.', ),
     'ParCConvNeXt': ('norm.', 'head.'),

@@ -17,11 +17,15 @@ class KeyMap(NamedTuple):
         repeats: rules from the keys under which the release lists a tensor once more to the released keys of the same
             tensors. They are dropped.
         baseline: arguments that turn our backbone into the network which the family improves on, if it has such.
+        averaged: is the published accuracy that of averaged weights, in files that have them beside the last ones?
+        forms: arguments for each form of our backbone that has tensors of its own, that of the release first.
     """
     backbone: Rules
     classifier: Rules
     repeats: Rules = ()
     baseline: Optional[Dict[str, Any]] = None
+    averaged: bool = True
+    forms: Tuple[Dict[str, Any], ...] = ({}, )
 
 
 def rules(table: Dict[str, str], released: str = '', ours: str = '') -> Rules:

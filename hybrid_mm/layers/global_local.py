@@ -1,0 +1,285 @@
+"""The global-local module of GLiT, arXiv 2107.02960: self-attention and a gated 1-D convolution on groups of channels.
+
+The channels of a block are three groups. The first G of them attend to all tokens, the last L are convolved along the sequence
+of tokens, G + L = 3, and nothing mixes the two parts; that is left to the MLP. `GlobalLocal` is this operator,
+`GlobalLocalBlock` the transformer block around it.
+
+Both take tokens (B, N, C), as the release does: one sequence, in it a class token or not, the convolution along all of it.
+And both take a map (B, C, H, W), for dense prediction: the convolution then runs along windows of 14 x 14 positions, each read
+row by row. At 224 x 224 pixels, the size of pre-training, the whole map is one such window, so that a tap of the kernel stands
+for the same neighbour, above, below or beside, at every size of the image. Along the raw sequence of a wider map it would not.
+
+This file needs torch and `h_mhsa.py` alone.
+"""
+from collections import OrderedDict
+from typing import Callable, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .h_mhsa import grid_attention, window_partition, window_unpartition
+
+
+class GlobalLocal(nn.Module):
+    """Self-attention on the first channels, a gated 1-D convolution on the last ones.
+
+    .. code-block:: text
+
+        C_v, C_c = C G / (G + L), C L / (G + L)
+        out = concat(attention(x[:C_v]), convolution(x[-C_c:]))     over channels
+
+    On tokens (B, N, C) both parts work on the whole sequence: the arithmetic of the release. On a map (B, C, H, W) the
+    convolution works in windows, see `GatedConv`, and attention in windows too unless ``attend_globally``, see
+    `SelfAttention`.
+
+    Args:
+        channels: C, a multiple of G + L.
+        num_heads: attention heads of all channels, a divisor of C; the attention part has its share G / (G + L) of them.
+        global_groups: G; at 0 there is no attention.
+        local_groups: L; at 0 there is no convolution.
+        kernel_size: K of the convolution, odd.
+        expansion: E, channels inside the convolution over C_c.
+        qk_ratio: channels of queries, keys and values over C_v, the paper's d_k.
+        window_size: side of the windows of a map, in positions.
+        attend_globally: on a map, attention reaches all positions instead of those in its window.
+        norm_layer: makes the norm inside the convolution from a channel count, for maps (B, C, H, W).
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W), channels_last; (B, N, C) -> (B, N, C).
+
+    Raises:
+        ValueError: an argument is outside of what is allowed. Those of an absent part do not count.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 num_heads: int,
+                 global_groups: int,
+                 local_groups: int,
+                 kernel_size: Optional[int] = 31,
+                 expansion: Optional[float] = 4,
+                 qk_ratio: Optional[float] = 1,
+                 window_size: int = 14,
+                 attend_globally: bool = False,
+                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        groups = global_groups + local_groups
+        if min(global_groups, local_groups) < 0 or groups < 1:
+            raise ValueError(f'global_groups={global_groups} and local_groups={local_groups} are not allowed; choose 0 or '
+                             'more, and not 0 for both')
+        if channels < 1 or channels % groups:
+            raise ValueError(f'channels={channels} is no multiple of the {groups} groups; choose one')
+        if window_size < 1:
+            raise ValueError(f'window_size={window_size} is not allowed; choose 1 or more')
+        self.global_channels = channels * global_groups // groups
+        self.local_channels = channels * local_groups // groups
+
+        self.attn = self.conv = None
+        if global_groups:
+            if num_heads < 1 or channels % num_heads or num_heads * global_groups % groups:
+                raise ValueError(f'num_heads={num_heads} is not allowed; choose a divisor of channels={channels} of which '
+                                 f'{global_groups} of {groups} groups make a whole number')
+            heads = num_heads * global_groups // groups
+            self.attn = SelfAttention(self.global_channels, heads, qk_ratio, None if attend_globally else window_size)
+        if local_groups:
+            self.conv = GatedConv(self.local_channels, kernel_size, expansion, window_size, norm_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = []
+        axis = 1 if x.ndim == 4 else 2
+        if self.attn is not None:
+            parts.append(on_channels(self.attn, x.narrow(axis, 0, self.global_channels)))
+        if self.conv is not None:
+            parts.append(on_channels(self.conv, x.narrow(axis, self.global_channels, self.local_channels)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
+
+    def extra_repr(self) -> str:
+        return f'global_channels={self.global_channels}, local_channels={self.local_channels}'
+
+
+class GlobalLocalBlock(nn.Module):
+    """A transformer block, norms first, with `GlobalLocal` in the place of attention.
+
+    .. code-block:: text
+
+        x   = x + drop_path(mixer(norm1(x)))
+        out = x + drop_path(mlp(norm2(x)))
+
+    Args:
+        mixer: the global-local module, or another one between the same shapes.
+        channels: C.
+        mlp_ratio: hidden channels of the MLP over C, the paper's d_z.
+        drop_path: what drops both branches in training.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W); (B, N, C) -> (B, N, C).
+
+    Raises:
+        ValueError: ``mlp_ratio`` times ``channels`` is no whole number above 0.
+    """
+
+    def __init__(self, mixer: nn.Module, channels: int, mlp_ratio: float, drop_path: Optional[nn.Module] = None) -> None:
+        super().__init__()
+        hidden = _whole_width('mlp_ratio', mlp_ratio, channels)
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.mixer = mixer
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = nn.Sequential(
+            OrderedDict(fc1=nn.Linear(channels, hidden), act=nn.GELU(), fc2=nn.Linear(hidden, channels)))
+        self.drop_path = drop_path or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.mixer(on_channels(self.norm1, x)))
+        return x + self.drop_path(on_channels(self.mlp, on_channels(self.norm2, x)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, over all tokens or inside windows of a map.
+
+    A window that reaches over the edge of the map has padded positions. They are no keys: a position attends to those
+    positions of its window that lie on the map. That is a choice; ViTDet, which pads likewise, lets them take part.
+
+    Args:
+        channels: C.
+        num_heads: heads; each has ``qk_ratio * C / num_heads`` channels, of the values too.
+        qk_ratio: channels of queries, keys and values over C.
+        window_size: side of the windows of a map; None for attention to all positions. Tokens always attend to all.
+
+    Shape:
+        (B, H, W, C) -> (B, H, W, C); (B, N, C) -> (B, N, C).
+
+    Raises:
+        ValueError: the heads do not share the channels of the queries evenly.
+    """
+
+    def __init__(self, channels: int, num_heads: int, qk_ratio: Optional[float], window_size: Optional[int]) -> None:
+        super().__init__()
+        width = num_heads * _whole_width('qk_ratio', qk_ratio, channels // num_heads, 'channels of a head')
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.qkv = nn.Linear(channels, 3 * width)
+        self.proj = nn.Linear(width, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x)  # channels in order [q | k | v], inside each [head, channel of the head]
+        if x.ndim == 4 and self.window_size is not None:
+            out = grid_attention(qkv.permute(0, 3, 1, 2), self.num_heads, self.window_size).permute(0, 2, 3, 1)
+        else:
+            out = self._attend(qkv.flatten(1, -2)).view(*x.shape[:-1], -1)
+        return self.proj(out)
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """(B, N, 3C) -> (B, N, C)."""
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def extra_repr(self) -> str:
+        return f'num_heads={self.num_heads}, window_size={self.window_size}'
+
+
+class GatedConv(nn.Module):
+    """A gated depthwise 1-D convolution along a sequence of tokens, or along windows of a map read row by row.
+
+    .. code-block:: text
+
+        a, b = split(conv1x1(x))
+        y    = depthwise convolution of a * sigmoid(b), zeros around it
+        out  = conv1x1(silu(norm(y)))
+
+    On a map, windows are cut behind the gate: the positions that fill the windows at the right and bottom edge up are zero, as
+    they would not be behind the bias of the first convolution. They are cut off again in front of the norm, so that its
+    statistics are those of the positions of the map.
+
+    Args:
+        channels: C.
+        kernel_size: K, odd.
+        expansion: channels of the depthwise convolution over C.
+        window_size: side of the windows of a map. A smaller map is one window of this size all the same: the length of a row
+            says which taps of the kernel lie above and below.
+        norm_layer: makes a norm from a channel count, for maps (B, C, H, W).
+
+    Shape:
+        (B, H, W, C) -> (B, H, W, C); (B, N, C) -> (B, N, C).
+
+    Raises:
+        ValueError: ``kernel_size`` is even or below 1, or ``expansion`` times C is no whole number above 0.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 kernel_size: Optional[int],
+                 expansion: Optional[float],
+                 window_size: int,
+                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size={kernel_size} is not allowed; choose an odd number, such as 31')
+        width = _whole_width('expansion', expansion, channels)
+        self.window_size = window_size
+        self.expand = PointwiseConv1d(channels, 2 * width)
+        self.depthwise = DepthwiseConv1d(width, kernel_size)
+        self.norm = norm_layer(width)
+        self.project = PointwiseConv1d(width, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.glu(self.expand(x), dim=-1)
+        y = self.depthwise(y) if x.ndim == 3 else self._in_windows(y)
+        # the norm is one for maps: tokens are a map of width 1, (B, N, C) -> (B, C, N, 1)
+        y = y[:, :, None] if x.ndim == 3 else y
+        y = self.norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = y[:, :, 0] if x.ndim == 3 else y
+        return self.project(F.silu(y))
+
+    def _in_windows(self, x: Tensor) -> Tensor:
+        B, H, W, C = x.shape
+        grid = self.window_size, self.window_size
+        windows = window_partition(x, grid)  # (B, windows, tokens of a window, C)
+        windows = self.depthwise(windows.flatten(0, 1)).view(windows.shape)
+        return window_unpartition(windows, grid, H, W)
+
+    def extra_repr(self) -> str:
+        return f'window_size={self.window_size}'
+
+
+class PointwiseConv1d(nn.Conv1d):
+    """A 1x1 ``nn.Conv1d`` for channels in the last axis, where it is a matrix product: (..., C_in) -> (..., C_out)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight[:, :, 0], self.bias)
+
+
+class DepthwiseConv1d(nn.Conv1d):
+    """A depthwise ``nn.Conv1d`` with zeros around the sequence, for channels in the last axis: (B, N, C) -> (B, N, C).
+
+    It runs as a 2-D convolution on one row in channels_last, for which PyTorch's CPU library has a kernel that the 1-D one
+    lacks: 20 to 25 times as fast at the sizes of GLiT.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        row = x[:, None].permute(0, 3, 1, 2)  # (B, N, C) -> (B, C, 1, N), a view
+        row = F.conv2d(row, self.weight[:, :, None], self.bias, padding=(0, self.padding[0]), groups=self.groups)
+        return row.permute(0, 2, 3, 1)[:, 0].contiguous()
+
+
+def on_channels(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer that has its channels in the last axis: to tokens (B, N, C) as they are, to a map (B, C, H, W) by views."""
+    return layer(x) if x.ndim == 3 else layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _whole_width(name: str, ratio: Optional[float], width: int, of: str = 'channels') -> int:
+    """``ratio * width``, a whole number above 0.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    if not isinstance(ratio, (int, float)) or ratio <= 0 or (ratio * width) % 1:
+        raise ValueError(f'{name}={ratio} is not allowed; choose a number above 0 of which the {width} {of} make a whole '
+                         'number')
+    return int(ratio * width)
