@@ -6,6 +6,7 @@ import itertools
 import sys
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmdet
 import mmpretrain
@@ -13,7 +14,7 @@ import mmseg
 import pytest
 import torch
 from mmengine import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import CosineAnnealingLR, build_optim_wrapper
 from mmengine.registry import (DATA_SAMPLERS, DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS, VISUALIZERS, DefaultScope)
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -54,6 +55,11 @@ SETFORMERS = {  # arch, and the drop path rates on ImageNet, COCO and ADE20K
     'setformer_t': ('tiny', 0.2, 0.2, 0.3),
     'setformer_s': ('small', 0.3, 0.35, 0.5),
     'setformer_b': ('base', 0.5, 0.5, 0.5),
+}
+GLITS = {  # arch, channels, the checkpoint that dense tasks start from, and parameters of the classifier
+    'glit_t': ('tiny', 192, 'checkpoints/glit_tiny.pth.tar', 7264456),
+    'glit_s': ('small', 360, 'work_dirs/imagenet_glit_s/epoch_310.pth', 24587020),
+    'glit_b': ('base', 720, 'work_dirs/imagenet_glit_b/epoch_310.pth', 96174640),
 }
 BASELINES = ['parc_r50', 'parc_mbv2', 'parc_convnext_xt']  # networks that have one
 
@@ -134,6 +140,7 @@ def test_every_network_has_every_setting():
     assert {setting.format(network) for network, setting in itertools.product(RELEASES, SETTINGS)} <= set(PUBLISHED)
     assert {setting.format(network) for network, setting in itertools.product(with_baselines, PARC_SETTINGS)} <= set(PUBLISHED)
     assert {setting.format(network) for network, setting in itertools.product(SETFORMERS, SETFORMER_SETTINGS)} <= set(PUBLISHED)
+    assert {setting.format(network) for network, setting in itertools.product(GLITS, SETTINGS)} <= set(PUBLISHED)
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
@@ -158,7 +165,8 @@ def test_config_path_finds_the_config(name):
 
 @pytest.mark.parametrize('name', ['maskrcnn_transcnn_b_3x.py', 'upernet_transcnn_b.py', 'imagenet_transcnn_b.py',
                                   'cascade_maskrcnn_parc_r50_baseline_3x.py', 'upernet_parc_convnext_xt.py',
-                                  'imagenet_parcnet_s.py', *SHAPES])
+                                  'imagenet_parcnet_s.py', 'maskrcnn_glit_s_3x.py', 'upernet_glit_b.py', 'imagenet_glit_t.py',
+                                  *SHAPES])
 def test_dump_of_a_config_says_the_same(name):
     dump = Config.fromstring(load(name).pretty_text, '.py')
 
@@ -180,7 +188,10 @@ def test_model_fits_together(name):
     image = torch.empty(1, 3, 64, 64, device='meta')
 
     if scope == 'mmdet':
-        assert tuple(model.neck.in_channels) == model.backbone.out_channels
+        channels = model.backbone.out_channels
+        for neck in model.neck if isinstance(model.neck, torch.nn.Sequential) else [model.neck]:
+            assert tuple(neck.in_channels) == channels
+            channels = neck.out_channels
         maps = model.extract_feat(image)
         scores, deltas = model.rpn_head(maps)
         assert [score.shape[2:] for score in scores] == [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
@@ -197,6 +208,7 @@ def test_model_fits_together(name):
             assert mask_head(mask_regions).shape == (2, num_classes, 28, 28)
     elif scope == 'mmseg':
         maps = model.extract_feat(image)
+        assert not model.with_neck or model.neck.in_channels == model.backbone.out_channels == model.neck.out_channels
         assert tuple(model.decode_head.in_channels) == model.backbone.out_channels
         assert model.decode_head(maps).shape == (1, num_classes, 16, 16)
         assert model.auxiliary_head.in_channels == model.backbone.out_channels[2]
@@ -376,7 +388,8 @@ def test_larger_half_of_the_networks_drops_more_paths(setting, network):
     assert backbone.drop_path_rate == (0.3 if network[-1] in 'ml' else 0.1)
 
 
-@pytest.mark.parametrize('name', ['maskrcnn_transcnn_s.py', 'maskrcnn_transcnn_s_3x.py'])
+@pytest.mark.parametrize('name', ['maskrcnn_transcnn_s.py', 'maskrcnn_transcnn_s_3x.py', 'maskrcnn_glit_t.py',
+                                  'maskrcnn_glit_t_3x.py'])
 def test_batch_norm_of_a_detector_keeps_its_statistics(name):
     backbone = build(name).train().backbone
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
@@ -384,8 +397,9 @@ def test_batch_norm_of_a_detector_keeps_its_statistics(name):
     assert norms and not any(norm.training for norm in norms)
 
 
-def test_batch_norm_of_a_segmentor_is_synchronised():
-    norms = [module for module in build('upernet_transcnn_s.py').backbone.modules() if isinstance(module, _BatchNorm)]
+@pytest.mark.parametrize('name', ['upernet_transcnn_s.py', 'upernet_glit_t.py'])
+def test_batch_norm_of_a_segmentor_is_synchronised(name):
+    norms = [module for module in build(name).backbone.modules() if isinstance(module, _BatchNorm)]
 
     assert norms and all(isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms)
 
@@ -440,6 +454,75 @@ def test_hatnet_keeps_its_group_norm(setting):
     backbone = build(setting.format('hatnet_t')).backbone
 
     assert not any(isinstance(module, _BatchNorm) for module in backbone.modules())
+
+
+@pytest.mark.parametrize('network', GLITS)
+@pytest.mark.parametrize('setting', DENSE)
+def test_dense_config_of_glit_starts_from_a_file_of_the_user(setting, network):
+    arch, channels, checkpoint, _ = GLITS[network]
+    backbone = load(setting.format(network)).model.backbone
+
+    assert (backbone.type, backbone.arch, backbone.drop_path_rate) == ('hybrid_mm.GLiT', arch, 0.1)
+    assert build(setting.format(network)).backbone.out_channels == (channels, ) * 4
+    assert backbone.init_cfg == dict(type='hybrid_mm.Released', checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize('network', GLITS)
+def test_checkpoint_of_a_dense_config_of_glit_is_the_last_one_of_our_imagenet_run(network):
+    cfg = load(f'imagenet_{network}.py')
+
+    assert cfg.model.backbone.arch == GLITS[network][0]
+    if network != 'glit_t':  # the authors' file
+        assert GLITS[network][2] == f'work_dirs/imagenet_{network}/epoch_{cfg.train_cfg.max_epochs}.pth'
+    assert cfg.default_hooks.checkpoint.get('by_epoch', True) and not cfg.get('work_dir')
+
+
+def test_absent_checkpoint_of_glit_stops_before_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no checkpoint file checkpoints/glit_tiny.pth.tar'):
+        MODELS.build(load('upernet_glit_t.py').model.backbone).init_weights()
+
+
+def test_imagenet_run_of_glit_starts_a_dense_config_with_its_last_weights(tmp_path):
+    cfg = load('imagenet_glit_t.py')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        classifier = MODELS.build(copy.deepcopy(cfg.model))
+    checkpoint = dict(meta=dict(epoch=310), state_dict=classifier.state_dict(), optimizer={})
+    runner = SimpleNamespace(model=copy.deepcopy(classifier))
+    torch.nn.init.zeros_(runner.model.backbone.stem.proj.weight)  # stands for an average that differs
+    hook = HOOKS.build(copy.deepcopy(cfg.custom_hooks[1]))
+    hook.before_run(runner)
+    hook.before_save_checkpoint(runner, checkpoint)
+    torch.save(checkpoint, tmp_path / 'epoch_310.pth')
+    dense = copy.deepcopy(load('maskrcnn_glit_t.py').model.backbone)
+    dense.init_cfg.checkpoint = str(tmp_path / 'epoch_310.pth')
+    backbone = MODELS.build(dense)
+
+    backbone.init_weights()
+
+    trained, ours = classifier.backbone.state_dict(), backbone.state_dict()
+    assert trained.keys() - ours.keys() == {'stem.cls_token'}
+    assert ours.keys() - trained.keys() == {f'out_norms.{i}.{name}' for i in range(3) for name in ('weight', 'bias')}
+    trained['stem.pos_embed'] = trained['stem.pos_embed'][:, 1:]
+    assert all(torch.equal(trained[key], ours[key]) for key in trained.keys() & ours.keys())
+
+
+@pytest.mark.parametrize('network', GLITS)
+def test_classifier_of_glit_is_the_release_with_a_class_token(network):
+    model = build(f'imagenet_{network}.py')
+
+    assert model.backbone.mode == 'image' and model.backbone.out_indices == (3, ) and not model.with_neck
+    assert sum(parameter.numel() for parameter in model.parameters()) == GLITS[network][3]
+
+
+@pytest.mark.parametrize('network', GLITS)
+@pytest.mark.parametrize('setting, blocks', [('maskrcnn_{}.py', (3, 6, 9, 11)), ('maskrcnn_{}_3x.py', (3, 6, 9, 11)),
+                                             ('upernet_{}.py', tuple(range(12)))])
+def test_glit_attends_in_windows_in_detectors_and_to_the_whole_map_in_segmentors(setting, blocks, network):
+    backbone = build(setting.format(network)).backbone
+
+    assert backbone.mode == 'dense' and backbone.window_size == 14
+    assert backbone.global_blocks == blocks
 
 
 # ---- data ----
@@ -521,7 +604,7 @@ def test_segmentors_follow_mmsegmentation():
         assert_same(*({head: dict(cfg.model[head], in_channels=None)} for cfg in (ours, theirs)), [head])
 
 
-@pytest.mark.parametrize('network', RELEASES)
+@pytest.mark.parametrize('network', [*RELEASES, *GLITS])
 def test_1x_trains_12_epochs_at_a_single_scale(network):
     cfg = load(f'maskrcnn_{network}.py')
     resizes = [step for step in cfg.train_dataloader.dataset.pipeline if 'Resize' in step.type]
@@ -531,7 +614,7 @@ def test_1x_trains_12_epochs_at_a_single_scale(network):
     assert cfg.param_scheduler[1].milestones == [8, 11]
 
 
-@pytest.mark.parametrize('network', RELEASES)
+@pytest.mark.parametrize('network', [*RELEASES, *GLITS])
 def test_3x_trains_36_epochs_at_several_scales_with_crops(network):
     cfg = load(f'maskrcnn_{network}_3x.py')
     choice, = [step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomChoice']
@@ -545,7 +628,7 @@ def test_3x_trains_36_epochs_at_several_scales_with_crops(network):
     assert cfg.param_scheduler[1].milestones == [27, 33]
 
 
-@pytest.mark.parametrize('network', RELEASES)
+@pytest.mark.parametrize('network', [*RELEASES, *GLITS])
 def test_segmentor_trains_160k_iterations_on_512_pixels(network):
     cfg = load(f'upernet_{network}.py')
     crop, = [step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomCrop']
@@ -823,3 +906,102 @@ def test_norms_and_references_are_free_of_weight_decay(setting):
     for key, (_, decay) in decays.items():
         is_free = key in norms or key.endswith('.attn.references') or (no_biases and key.endswith('.bias'))
         assert decay == (0 if is_free else weight_decay), key
+
+
+# ---- recipes of GLiT ----
+
+
+@pytest.mark.parametrize('name, stock', [
+    ('maskrcnn_glit_t.py', 'maskrcnn_transcnn_s.py'),
+    ('maskrcnn_glit_t_3x.py', 'maskrcnn_transcnn_s_3x.py'),
+    ('upernet_glit_t.py', 'upernet_transcnn_s.py'),
+    ('maskrcnn_glit_t_shapes.py', 'maskrcnn_transcnn_s_shapes.py'),
+    ('upernet_glit_t_shapes.py', 'upernet_transcnn_s_shapes.py'),
+])
+def test_dense_recipe_of_glit_differs_from_transcnns_in_the_network_and_weight_decay_alone(name, stock):
+    """TransCNN's recipes are those that other tests compare with MMDetection's and MMSegmentation's."""
+    ours, stock = (load(config).to_dict() for config in (name, stock))
+    neck = ours['model'].pop('neck')
+    fpn = stock['model'].pop('neck', None)
+    assert (neck[0] if fpn else neck) == dict(type='hybrid_mm.TokenPyramid', in_channels=[192] * 4)
+    assert not fpn or neck[1:] == [dict(fpn, in_channels=[192] * 4)]
+    ours, stock = flatten(ours), flatten(stock)
+    different = {key for key in ours.keys() | stock.keys() if ours.get(key) != stock.get(key)}
+    own = ('.model.backbone.', '.backbone.', '.released.', '.pretrained.', '.channels', '.pyramid.')
+
+    assert {key for key in different if not key.startswith(own) and not key.endswith('_head.in_channels')} <= {
+        '.optim_wrapper.paramwise_cfg.bias_decay_mult', '.optim_wrapper.paramwise_cfg.custom_keys.pos_embed.decay_mult'}
+
+
+@pytest.mark.parametrize('network', GLITS)
+def test_dense_recipes_of_glit(network):
+    for setting, epochs, steps in (('maskrcnn_{}.py', 12, [8, 11]), ('maskrcnn_{}_3x.py', 36, [27, 33])):
+        cfg = load(setting.format(network))
+        assert cfg.optim_wrapper.type == 'OptimWrapper' and 'clip_grad' not in cfg.optim_wrapper
+        assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
+        assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones) == (epochs, steps)
+        assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    cfg = load(f'upernet_{network}.py')
+    warm_up, poly = cfg.param_scheduler
+    assert cfg.optim_wrapper.type == 'OptimWrapper' and 'clip_grad' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01)
+    assert (warm_up.end, poly.power, poly.end, cfg.train_cfg.max_iters) == (1500, 1., 160000, 160000)
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.model.decode_head.channels == 512 and cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
+    assert cfg.tta_model.type == 'SegTTAModel'
+
+
+@pytest.mark.parametrize('network', GLITS)
+def test_classifier_of_glit_follows_the_release(network):
+    cfg = load(f'imagenet_{network}.py')
+    warm_up, cosine = cfg.param_scheduler
+    loader, optim_wrapper, average = cfg.train_dataloader, cfg.optim_wrapper, cfg.custom_hooks[1]
+    train, test = ({step.type: step for step in part.dataset.pipeline} for part in (loader, cfg.test_dataloader))
+
+    assert optim_wrapper.type == 'AmpOptimWrapper' and optim_wrapper.clip_grad == dict(max_norm=1.0)
+    assert optim_wrapper.optimizer == dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05)
+    assert loader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 1024
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        assert DATA_SAMPLERS.build(loader.sampler, default_args=dict(dataset=range(9), seed=0)).num_repeats == 3
+    assert warm_up.start_factor * optim_wrapper.optimizer.lr == pytest.approx(1e-6)
+    assert (warm_up.end, cosine.begin, cosine.end, cosine.eta_min, cfg.train_cfg.max_epochs) == (5, 5, 300, 1e-5, 310)
+    assert average == dict(type='hybrid_mm.WeightAverageHook', momentum=pytest.approx(1 - 0.99996), update_buffers=True)
+    assert cfg.model.backbone.drop_path_rate == 0.1
+    assert train['RandomResizedCrop'].scale == test['CenterCrop'].crop_size == 224 and test['ResizeEdge'].scale == 256
+    assert {train['RandomResizedCrop'].interpolation, test['ResizeEdge'].interpolation} == {'bicubic'}
+    assert (train['RandAugment'].magnitude_level, train['RandAugment'].magnitude_std) == (9, 0.5)
+    assert (train['RandomErasing'].erase_prob, train['RandomErasing'].mode) == (0.25, 'rand')
+    assert not any('Jitter' in step for step in train)
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    assert cfg.model.train_cfg.augments == [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+
+
+def test_last_ten_epochs_of_glit_run_at_the_last_learning_rate():
+    cfg = load('imagenet_glit_t.py')
+    cosine = {key: value for key, value in cfg.param_scheduler[1].items() if key != 'type'}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
+    scheduler, rates = CosineAnnealingLR(optimizer, **cosine), []
+    for _ in range(cfg.train_cfg.max_epochs):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+
+    assert rates[5] == 1e-3 and len(rates) == 310
+    assert rates[300:] == rates[-1:] * 10 and rates[-1] == pytest.approx(1e-5, rel=0.01)
+
+
+@pytest.mark.parametrize('setting', [*SETTINGS, 'maskrcnn_{}_shapes.py', 'upernet_{}_shapes.py'])
+def test_weight_decay_of_glit(setting):
+    name = setting.format('glit_t')
+    weight_decay = load(name).optim_wrapper.optimizer.weight_decay
+    norms = {f'{prefix}.{key}' for prefix, module in build(name).named_modules()
+             if isinstance(module, (_BatchNorm, torch.nn.LayerNorm)) for key in ('weight', 'bias')}
+    free = norms | {'backbone.stem.pos_embed', 'backbone.stem.cls_token'}
+    decays = weight_decays(name)
+    if setting.startswith('imagenet') or setting in ('maskrcnn_{}.py', 'maskrcnn_{}_3x.py'):  # not in segmentors
+        free |= {key for key in decays if key.endswith('.bias')}
+
+    assert ('backbone.stem.cls_token' in decays) == setting.startswith('imagenet') and norms <= decays.keys()
+    for key, (parameter, decay) in decays.items():
+        assert decay == (0 if key in free else weight_decay), key
+        assert decay == 0 or parameter.dim() > 1 or not setting.startswith('imagenet'), key

@@ -6,8 +6,9 @@ from .libraries import require
 from .progress_bar_hook import ProgressBarHook
 from .random_state_hook import RandomStateHook
 from .variable_size_hook import VariableSizeHook
+from .weight_average_hook import WeightAverageHook
 
 __all__ = [
     'CheckSetupHook', 'LayerDecayOptimizerConstructor', 'ProgressBarHook', 'RandomStateHook', 'SetupError', 'VariableSizeHook',
-    'require'
+    'WeightAverageHook', 'require'
 ]

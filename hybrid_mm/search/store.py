@@ -1,0 +1,144 @@
+"""Results of a search on disk: one SQLite file, safe from a kill at any moment.
+
+An evaluation is written in a transaction of its own and flushed to the disk before the next one is asked for. The file also
+says which search it is of, so that results of different searches never mix.
+"""
+import json
+import math
+import os
+import sqlite3
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Union
+
+from .space import Candidate, candidate_key, parse_key
+
+FILE_NAME = 'search.sqlite'
+_TABLES = """
+CREATE TABLE identity (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE evaluations (
+    stage TEXT NOT NULL,
+    candidate TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    metric REAL,
+    macs INTEGER NOT NULL,
+    parameters INTEGER NOT NULL,
+    metrics TEXT NOT NULL,
+    finished REAL NOT NULL,
+    PRIMARY KEY (stage, candidate)
+);
+"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A candidate and what came out.
+
+    Attributes:
+        stage: part of the search that asked for it.
+        candidate: rows (G, L, K, E, d_k, d_z).
+        generation: when it was proposed, from 0 in each stage.
+        metric: what the search maximises; NaN if the evaluator could not say, which ranks last.
+        macs, parameters: its cost.
+        metrics: everything that the evaluator returned.
+    """
+    stage: str
+    candidate: Candidate
+    generation: int
+    metric: float
+    macs: int
+    parameters: int
+    metrics: Dict[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def rank_key(self) -> tuple:
+        """Sorts the best first: by metric, among equals the cheaper; the candidate itself makes it one order."""
+        metric = -math.inf if math.isnan(self.metric) else self.metric
+        return -metric, self.macs, candidate_key(self.candidate)
+
+
+class Store:
+    """The evaluations of a search folder.
+
+    Args:
+        folder: the search folder; it is made if it is not there.
+        identity: what the search is, in plain values: space, seed, limit, checkpoint and so on.
+
+    Raises:
+        ValueError: the folder is of a search with another identity, or its file is no store. Nothing is written then.
+    """
+
+    def __init__(self, folder: Union[str, Path], identity: Dict[str, Any]) -> None:
+        self.path = Path(folder) / FILE_NAME
+        wanted = {name: json.dumps(value, sort_keys=True) for name, value in identity.items()}
+        if self.path.exists():
+            self._check(wanted)
+        else:
+            self._create(wanted)
+        self._connection = _connect(self.path)
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Write one; it is on the disk when this returns. What is there already stays as it is."""
+        metric = None if math.isnan(evaluation.metric) else float(evaluation.metric)
+        row = (evaluation.stage, candidate_key(evaluation.candidate), evaluation.generation, metric, evaluation.macs,
+               evaluation.parameters, json.dumps(evaluation.metrics), time.time())
+        with self._connection:
+            self._connection.execute('INSERT OR IGNORE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?, ?)', row)
+
+    def get(self, stage: str, candidate: Candidate) -> Optional[Evaluation]:
+        """What is known of a candidate, or None."""
+        found = self._select('WHERE stage = ? AND candidate = ?', (stage, candidate_key(candidate)))
+        return found[0] if found else None
+
+    def all(self) -> List[Evaluation]:
+        """All evaluations, in the order in which they finished."""
+        return self._select('ORDER BY rowid', ())
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _select(self, condition: str, values: tuple) -> List[Evaluation]:
+        query = f'SELECT stage, candidate, generation, metric, macs, parameters, metrics FROM evaluations {condition}'
+        return [
+            Evaluation(stage, parse_key(key), generation, math.nan if metric is None else metric, macs, parameters,
+                       json.loads(metrics))
+            for stage, key, generation, metric, macs, parameters, metrics in self._connection.execute(query, values)
+        ]
+
+    def _create(self, wanted: Dict[str, str]) -> None:
+        """Make the file beside its place and move it there whole: a kill leaves a store, or none."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f'{FILE_NAME}.{os.getpid()}.partial')
+        partial.unlink(missing_ok=True)
+        connection = _connect(partial)
+        with connection:
+            connection.executescript(_TABLES)
+            connection.executemany('INSERT INTO identity VALUES (?, ?)', sorted(wanted.items()))
+        connection.close()
+        os.replace(partial, self.path)
+
+    def _check(self, wanted: Dict[str, str]) -> None:
+        try:
+            connection = sqlite3.connect(f'{self.path.resolve().as_uri()}?mode=ro', uri=True)
+            try:
+                found = dict(connection.execute('SELECT name, value FROM identity'))
+            finally:
+                connection.close()
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f'{self.path} is no store of a search ({error}); give another folder') from None
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise ValueError(f'{self.path.parent} holds a search with {name}={_shorten(found.get(name))}, not '
+                                 f'{_shorten(wanted.get(name))}; give another folder, or the settings of that search')
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=60)
+    connection.execute('PRAGMA synchronous = FULL')  # with the rollback journal: committed is on the disk
+    return connection
+
+
+def _shorten(value: Optional[str], limit: int = 100) -> str:
+    value = 'nothing' if value is None else value
+    return value if len(value) <= limit else f'{value[:limit]}...'
