@@ -122,7 +122,7 @@ class SeTformer(BaseBackbone):
                  similarity: str = 'gaussian',
                  sigma: float = 1.,
                  eps: float = 0.03,
-                 iterations: int = 5,
+                 iterations: int = 10,
                  prior: Optional[str] = '2d',
                  tau: float = 0.5,
                  references: str = 'learnable',

@@ -67,7 +67,7 @@ class SelfOptimalTransport(nn.Module):
                  similarity: str = 'gaussian',
                  sigma: float = 1.,
                  eps: float = 0.03,
-                 iterations: int = 5,
+                 iterations: int = 10,
                  prior: Optional[str] = '1d',
                  tau: float = 0.5,
                  references: str = 'learnable',

@@ -11,7 +11,7 @@ This file needs the standard library alone.
 """
 import math
 from functools import lru_cache
-from typing import Callable, Optional, Sequence, Tuple, Union
+from typing import Callable, List, Optional, Sequence, Tuple, Union
 
 from .space import GROUPS, Candidate, Row, SearchSpace
 
@@ -87,6 +87,10 @@ class CostModel:
         """Parameters, stem, output norms and classifier included."""
         return self._fixed_parameters() + sum(map(self.block_parameters, candidate))
 
+    def macs_of_options(self, number: int, rows: Sequence[Row]) -> List[int]:
+        """MACs of a block with each of some rows."""
+        return [self.block_macs(row, self._is_global(number), 'true') for row in rows]
+
     def range(self, space: SearchSpace) -> Tuple[int, int]:
         """Smallest and largest MACs of a candidate of a space."""
         return self._extreme(space, min), self._extreme(space, max)
@@ -105,8 +109,7 @@ class CostModel:
 
     def _extreme(self, space: SearchSpace, choose: Callable) -> int:
         return self._fixed_macs() + sum(
-            choose(self.block_macs(row, self._is_global(i), 'true') for row in choices)
-            for i, choices in enumerate(space.choices))
+            choose(self.macs_of_options(i, choices)) for i, choices in enumerate(space.choices))
 
     def _is_global(self, number: int) -> bool:
         return self.mode == 'image' or self.global_blocks == 'all' or number in self.global_blocks

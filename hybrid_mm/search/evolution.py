@@ -6,6 +6,7 @@ hence make no difference.
 
 The procedure and its numbers follow the code of single-path one-shot search (SPOS, arXiv 1904.00420).
 """
+from functools import cached_property
 from typing import Callable, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
@@ -108,18 +109,21 @@ class RandomSearch:
     def _draw_within_limit(self, rng: np.random.Generator) -> Candidate:
         """A random candidate within the limit, drawn block by block in a random order: from the options that leave enough to
         the cheapest ones of the other blocks. Its chance is not that of all others."""
-        choices, cost = self.space.choices, self.cost
-        macs = [[cost.block_macs(row, cost._is_global(i), 'true') for row in rows] for i, rows in enumerate(choices)]
-        smallest = cost.range(self.space)[0]
-        spare = (self.limit if self.limit is not None else cost.range(self.space)[1]) - smallest
+        choices, (smallest, largest) = self.space.choices, self.cost.range(self.space)
+        spare = (largest if self.limit is None else self.limit) - smallest
         rows = {}
         for i in rng.permutation(len(choices)).tolist():
-            extra = [value - min(macs[i]) for value in macs[i]]
-            allowed = [k for k, value in enumerate(extra) if value <= spare]
+            allowed = [k for k, extra in enumerate(self._extras[i]) if extra <= spare]
             k = allowed[int(rng.integers(len(allowed)))]
-            spare -= extra[k]
+            spare -= self._extras[i][k]
             rows[i] = choices[i][k]
         return tuple(rows[i] for i in range(len(choices)))
+
+    @cached_property
+    def _extras(self) -> List[List[int]]:
+        """MACs of each option of each block above those of the cheapest one."""
+        macs = [self.cost.macs_of_options(i, rows) for i, rows in enumerate(self.space.choices)]
+        return [[value - min(values) for value in values] for values in macs]
 
 
 class Evolution(RandomSearch):

@@ -1,5 +1,5 @@
 """GLiT's supernet: one network with the weights of all candidates of a search space (arXiv 2107.02960)."""
-from typing import Callable, Dict, Iterator, Sequence, Tuple
+from typing import Callable, Dict, Iterator, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -37,11 +37,11 @@ class SharedBlock(nn.Module):
         heads = num_heads * largest[0] // GROUPS
         # axes whose channels are several groups, of each of which a narrower form takes the first part
         self._groups = {('qkv', 0): 3 * heads, ('proj', 1): heads, ('expand', 0): 2}
-        with torch.device('meta'):  # shapes alone; the weights come with each call
-            self._forms = {row: (make(row), ) for row in rows}  # in tuples, as no module of this one
+        self._make = make
+        self._forms: Dict[Row, GlobalLocalBlock] = {}  # in a dict, so that they are no modules of this one
 
     def forward(self, x: Tensor) -> Tensor:
-        form, = self._forms[self.row]
+        form = self._form(self.row)
         for own, widest in zip(form.modules(), self.block.modules()):
             own.training = widest.training
             if hasattr(widest, 'momentum'):
@@ -50,10 +50,17 @@ class SharedBlock(nn.Module):
 
     def weights(self, row: Row) -> Dict[str, Tensor]:
         """Parameters and buffers of a form, parts of those of the block."""
-        form, = self._forms[row]
+        form = self._form(row)
         shapes = {name: tensor.shape for name, tensor in (*form.named_parameters(), *form.named_buffers())}
         tensors = (*self.block.named_parameters(), *self.block.named_buffers())
         return {name: self._part(name, tensor, shapes[name]) for name, tensor in tensors}
+
+    def _form(self, row: Row) -> GlobalLocalBlock:
+        """The arithmetic of a form, without weights, which come with each call."""
+        if row not in self._forms:
+            with torch.device('meta'):
+                self._forms[row] = self._make(row)
+        return self._forms[row]
 
     def _part(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
         layer = name.split('.')[-2]
@@ -178,6 +185,10 @@ class GLiTSupernet(GLiT):
             return make_form(number, drop_path_rate)
 
         rows = self.space.choices[number]
+        with torch.device('meta'):  # a width that is no whole number is found now
+            for row in [row for row in rows if row not in self._checked]:
+                make(row)
+        self._checked.update(rows)
         return BlockChoices({
             str(G): SharedBlock(make, [row for row in rows if row[0] == G], self.settings['num_heads'])
             for G in sorted({row[0] for row in rows})
@@ -187,5 +198,6 @@ class GLiTSupernet(GLiT):
         if not isinstance(arch, dict) or sorted(arch) != ['embed_dims', 'num_heads', 'space']:
             raise ValueError(f'arch={arch!r} of a supernet is not allowed; give a dict with embed_dims, num_heads, space')
         self.space = SearchSpace.from_cfg(arch['space'])
+        self._checked: Set[Row] = set()
         return super()._parse_arch({
             'embed_dims': arch['embed_dims'], 'num_heads': arch['num_heads'], 'blocks': list(self.space.first())})

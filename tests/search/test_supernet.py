@@ -113,6 +113,13 @@ def test_each_option_of_a_block_is_drawn():
     assert 0.2 < share < 0.3  # each G alike, however many networks it has
 
 
+def test_paths_take_no_random_numbers_of_the_training():
+    net = build().train()
+    state = torch.get_rng_state()
+    net(torch.zeros(2, 3, 16, 16, dtype=torch.float64))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_training_does_not_change_the_path_of_evaluation():
     net = build()
     path = net.space.draw(np.random.default_rng(5))
@@ -167,7 +174,7 @@ def test_supernet_is_found_by_its_registered_name():
     (dict(embed_dims=12, num_heads=3, space=dict(options='papers')), "options='papers' is unknown; choose from paper, release, "),
     (dict(embed_dims=12, num_heads=3, space=dict(options='paper', blocks=4)), 'give a dict with options and, if need be, '),
     (dict(embed_dims=12, num_heads=3, space=dict(options='paper', num_blocks=6)), 'blocks has 6 rows; .* 4 or a multiple'),
-    (dict(embed_dims=6, num_heads=3, space=dict(options=[dict(G=[3], d_k=[0.25], d_z=[1])], num_blocks=4)),
+    (dict(embed_dims=6, num_heads=3, space=dict(options=[dict(G=[3], d_k=[0.25], d_z=[1])], num_blocks=12)),
      'block 0, .*qk_ratio=0.25 is not allowed'),
 ])
 def test_bad_arch_is_refused(arch, message):

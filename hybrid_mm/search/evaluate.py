@@ -1,0 +1,187 @@
+"""The metric of a candidate with the weights of its supernet.
+
+BatchNorm's running statistics of a supernet are a mixture over candidates and fit none of them. They are estimated anew for
+each candidate, from the same training images, before it is evaluated on the same part of the validation data.
+"""
+import copy
+import io
+import itertools
+import random
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, Dict, Iterable, Iterator, List, Optional
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import _load_checkpoint
+from mmengine.utils.dl_utils import set_multi_processing
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from .settings import SearchSettings
+from .space import Candidate
+
+
+class CandidateEvaluator:
+    """Evaluates candidates one after the other; the result of each does not depend on the others.
+
+    Args:
+        cfg: config of a detector, segmentor or classifier with `hybrid_mm.GLiTSupernet`.
+        settings: of the search.
+        checkpoint: file with the trained weights of the model.
+
+    Raises:
+        ValueError: the checkpoint is of another network.
+    """
+
+    def __init__(self, cfg: Config, settings: SearchSettings, checkpoint: str) -> None:
+        set_multi_processing(**cfg.get('env_cfg', {}).get('mp_cfg', {}))
+        self.scope = cfg.default_scope
+        self.settings = settings
+        self.model = load_supernet(cfg, checkpoint).to(get_device())
+        self._train_loader = _train_loader(cfg, settings)
+        self._val_loader = _val_loader(cfg, settings)
+        with _quiet():
+            self._evaluator = Evaluator(copy.deepcopy(cfg.val_evaluator))
+        self._evaluator.dataset_meta = self._val_loader.dataset.metainfo
+        _evaluate_part(self._evaluator, self._val_loader.dataset)
+        self._cached: Dict[str, List[Any]] = {}
+
+    def __call__(self, candidate: Candidate) -> Dict[str, float]:
+        """All metrics of a candidate by name."""
+        self.model.backbone.set_path(candidate)
+        batches = self._batches('train', self._train_loader, self.settings.bn_batches)
+        reestimate_batchnorm(self.model, (self._preprocess(batch) for batch in batches))
+        self.model.eval()
+        with torch.no_grad(), _quiet():
+            for batch in self._batches('val', self._val_loader):
+                self._evaluator.process(data_samples=self.model.val_step(batch), data_batch=batch)
+            metrics = self._evaluator.evaluate(len(self._val_loader.dataset))
+        return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, str)}
+
+    def _preprocess(self, batch: dict) -> dict:
+        # Without Mixup and CutMix, as in validation. MMSegmentation pads crops to one size only in its form for training.
+        return self.model.data_preprocessor(batch, training=self.scope == 'mmseg')
+
+    def _batches(self, name: str, loader: DataLoader, number: Optional[int] = None) -> Iterable[dict]:
+        """The same batches in each call and in each process, augmentation included."""
+        if name in self._cached:
+            return self._cached[name]
+        batches = _seeded(loader, number)
+        if self.settings.cache:
+            self._cached[name] = batches = list(batches)
+        return batches
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[dict]) -> None:
+    """Replace BatchNorm's running statistics by the mean over batches of the statistics of each.
+
+    BatchNorm layers alone are in training mode: dropout and stochastic depth are off, as in the evaluation that follows. The
+    model is left in evaluation mode.
+
+    Args:
+        model: of OpenMMLab.
+        batches: keyword arguments of its forward pass, preprocessed.
+    """
+    model.eval()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean
+            norm.train()
+        for batch in batches:
+            model(**batch, mode='tensor')
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+            norm.eval()
+
+
+def load_supernet(cfg: Config, checkpoint: str) -> nn.Module:
+    """The model of a config with the weights of a checkpoint, on the CPU.
+
+    Raises:
+        ValueError: the checkpoint is of another network.
+    """
+    init_default_scope(cfg.default_scope)
+    model_cfg = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:  # as mmengine's Runner
+        model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    model = MODELS.build(model_cfg)
+    with _quiet():
+        weights = _load_checkpoint(checkpoint, map_location='cpu')
+    weights = weights.get('state_dict', weights)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(getattr(tensor, 'shape', ())) for name, tensor in weights.items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
+        raise ValueError(f'the checkpoint {checkpoint} is of another network: {len(wrong)} of {len(wanted)} tensors differ '
+                         f'({", ".join(wrong[:3])}{more}); give one that was saved with the supernet of this config')
+    model.load_state_dict(weights)
+    return model
+
+
+def _train_loader(cfg: Config, settings: SearchSettings) -> DataLoader:
+    loader = copy.deepcopy(cfg.train_dataloader)
+    loader.pop('batch_sampler', None)
+    # workers that persist draw other augmentations in each pass
+    loader.update(batch_size=settings.bn_batch_size, sampler=dict(type='DefaultSampler', shuffle=True),
+                  persistent_workers=False)
+    return _build_loader(loader, cfg)
+
+
+def _val_loader(cfg: Config, settings: SearchSettings) -> DataLoader:
+    loader = copy.deepcopy(cfg.val_dataloader)
+    loader.update(sampler=dict(type='DefaultSampler', shuffle=False))
+    built = _build_loader(loader, cfg)
+    if settings.val_images is None or settings.val_images >= len(built.dataset):
+        return built
+    chosen = np.linspace(0, len(built.dataset) - 1, settings.val_images).round().astype(int)
+    built.dataset.get_subset_(chosen.tolist())  # the sampler asks for the length when it is made
+    loader.dataset = built.dataset
+    return _build_loader(loader, cfg)
+
+
+def _build_loader(loader: dict, cfg: Config) -> DataLoader:
+    if cfg.default_scope == 'mmpretrain':
+        loader.setdefault('collate_fn', dict(type='default_collate'))
+    return Runner.build_dataloader(loader, seed=0)
+
+
+def _evaluate_part(evaluator: Evaluator, dataset: Any) -> None:
+    """Let COCO's metric count the images of the data set alone, not all of the annotation file."""
+    for metric in evaluator.metrics:
+        if hasattr(metric, '_coco_api') and hasattr(dataset, 'get_data_info'):
+            metric.img_ids = [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No table for each candidate, and none of pycocotools' seconds."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _seeded(loader: DataLoader, number: Optional[int]) -> Iterator[dict]:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    return itertools.islice(loader, number)

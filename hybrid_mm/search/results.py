@@ -1,0 +1,80 @@
+"""What a search leaves in its folder: a ranking, configs of the best candidates, a plot."""
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+from .cost import CostModel
+from .plot import plot_search
+from .settings import SearchSettings, to_plain
+from .space import distribution_of
+from .store import Evaluation
+
+
+def rank(evaluations: Sequence[Evaluation]) -> List[Evaluation]:
+    """The best first, each candidate once: by metric, among equals the cheaper one."""
+    best: Dict[tuple, Evaluation] = {}
+    for evaluation in sorted(evaluations, key=lambda e: e.rank_key):
+        best.setdefault(evaluation.candidate, evaluation)
+    return list(best.values())
+
+
+def write_results(folder: Path, cfg: Any, settings: SearchSettings, cost: CostModel,
+                  history: Sequence[Sequence[Evaluation]]) -> List[Path]:
+    """Write ``result.json``, ``found_1.py`` and so on, best first, and ``search.png``. They depend on the results alone.
+
+    Args:
+        folder: the search folder.
+        cfg: config of the search.
+        settings: of the search.
+        cost: of its candidates.
+        history: evaluations of all generations.
+
+    Returns:
+        The configs.
+    """
+    ranking = rank([evaluation for generation in history for evaluation in generation])
+    table = [dict(rank=number, metric=e.metric, gmacs=e.macs / 1e9, authors_gmacs=cost.macs(e.candidate, 'authors') / 1e9,
+                  parameters=e.parameters, stage=e.stage, generation=e.generation, distribution=distribution_of(e.candidate),
+                  blocks=e.candidate, metrics=e.metrics) for number, e in enumerate(ranking, 1)]
+    head = dict(metric=settings.metric, strategy=settings.strategy, seed=settings.seed, limit_gmacs=settings.limit_gmacs,
+                evaluations=sum(map(len, history)))
+    lines = ',\n'.join(map(json.dumps, table))  # a line a candidate
+    _write(folder / 'result.json', f'{json.dumps(head)[:-1]}, "ranking": [\n{lines}\n]}}\n')
+    configs = []
+    for number, evaluation in enumerate(ranking[:settings.top], 1):
+        configs.append(folder / f'found_{number}.py')
+        _write(configs[-1], found_config(cfg, settings, evaluation, number))
+    plot_search(folder / 'search.png', history, settings.metric, settings.limit)
+    return configs
+
+
+def found_config(cfg: Any, settings: SearchSettings, evaluation: Evaluation, number: int = 1) -> str:
+    """Text of a config that trains a candidate from random weights.
+
+    It is the config of the search with `hybrid_mm.GLiT` in the place of the supernet and what ``search.retrain`` says.
+    """
+    cfg = type(cfg)(to_plain(cfg.to_dict()))
+    for name in ('search', 'find_unused_parameters', 'work_dir', 'launcher'):
+        cfg.pop(name, None)
+    backbone = cfg.model.backbone
+    backbone.type = 'hybrid_mm.GLiT'
+    backbone.pop('seed', None)
+    backbone.arch = dict(embed_dims=backbone.arch.embed_dims, num_heads=backbone.arch.num_heads,
+                         blocks=[list(row) for row in evaluation.candidate])
+    for name, value in to_plain(settings.retrain).items():
+        cfg[name] = value
+    head = (f'# Number {number} of a {settings.strategy} search with seed {settings.seed}: {settings.metric} '
+            f'{evaluation.metric:.4g} with the weights of the supernet,\n'
+            f'# {evaluation.macs / 1e9:.6f} G MACs, {evaluation.parameters:,} parameters\n')
+    return head + cfg.pretty_text
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

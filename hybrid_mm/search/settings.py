@@ -1,0 +1,176 @@
+"""The part `search` of a config, and what else a search reads from it."""
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Sequence, Union
+
+from .cost import CostModel
+from .evolution import Evolution, Hierarchical, RandomSearch
+from .space import SearchSpace
+
+STRATEGIES = ('hierarchical', 'flat', 'random')
+STAGES = ('all', 'distribution', 'details')
+SUPERNET = 'hybrid_mm.GLiTSupernet'
+_METRICS = dict(mmdet='coco/bbox_mAP', mmseg='mIoU', mmpretrain='accuracy/top1')
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a search does; ``search = dict(...)`` in a config, partly replaced by options of `tools/search/search.py`.
+
+    Attributes:
+        metric: what to maximise, a name that the config's ``val_evaluator`` returns. By default top-1 accuracy, mIoU or box mAP,
+            by the config's library.
+        limit_gmacs: limit of a candidate's true MACs, in 10^9, at ``image_size``; None for none.
+        image_size: height and width in pixels, or one number for both, for MACs alone.
+        details: K, E, d_k and d_z of all blocks while a hierarchical search looks for the distribution.
+        seed: of the search.
+        strategy: hierarchical, flat or random.
+        stage: of a hierarchical search: distribution, details, or all, one after the other with the same supernet. By default
+            what the space leaves open: the details where each block has one G, the distribution where details are fixed.
+        population, generations, parents, mutations, crossovers, mutation_rate, tries: see `Evolution`; generations are those of
+            all stages together.
+        bn_batches, bn_batch_size: training images from which BatchNorm's statistics are estimated for each candidate.
+        val_images: images of the validation data on which a candidate is evaluated, evenly spaced; None for all.
+        cache: keep these images in memory, as loaded, in each process.
+        top: number of the best candidates whose configs are written.
+        retrain: settings in the configs of what was found that differ from those of the search, such as the number of epochs.
+    """
+    metric: Optional[str] = None
+    limit_gmacs: Optional[float] = None
+    image_size: Union[int, Sequence[int]] = 224
+    details: Dict[str, float] = field(default_factory=lambda: dict(K=31, E=2, d_k=1, d_z=4))
+    seed: int = 0
+    strategy: str = 'hierarchical'
+    stage: Optional[str] = None
+    population: int = 50
+    generations: int = 20
+    parents: int = 10
+    mutations: int = 25
+    crossovers: int = 25
+    mutation_rate: float = 0.1
+    tries: int = 10
+    bn_batches: int = 200
+    bn_batch_size: int = 128
+    val_images: Optional[int] = 8000
+    cache: bool = False
+    top: int = 5
+    retrain: Dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f'strategy={self.strategy!r} is unknown; choose from {", ".join(STRATEGIES)}')
+        if self.stage is not None and self.stage not in STAGES:
+            raise ValueError(f'stage={self.stage!r} is unknown; choose from {", ".join(STAGES)}')
+        if self.stage is not None and self.strategy != 'hierarchical':
+            raise ValueError(f'stage={self.stage!r} is not allowed with strategy={self.strategy!r}, which has no stages; choose '
+                             "strategy='hierarchical'")
+        if self.limit_gmacs is not None and not self.limit_gmacs > 0:
+            raise ValueError(f'limit_gmacs={self.limit_gmacs} is not allowed; choose a number above 0, or None for no limit')
+        for name in ('bn_batches', 'bn_batch_size', 'val_images', 'top'):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1 or name == 'val_images' and value is None):
+                raise ValueError(f'{name}={value} is not allowed; choose 1 or more')
+
+    @property
+    def limit(self) -> Optional[int]:
+        """Limit in MACs."""
+        return None if self.limit_gmacs is None else round(self.limit_gmacs * 1e9)
+
+
+def read_settings(cfg: Any, **options: Any) -> SearchSettings:
+    """Settings of a config, with options that replace them unless they are None.
+
+    Raises:
+        ValueError: the config has no supernet; a setting is unknown, or outside of what is allowed.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if backbone.get('type') != SUPERNET:
+        raise ValueError(f'model.backbone.type={backbone.get("type")!r} of the config is not allowed; a search needs a {SUPERNET}')
+    given = dict(cfg.get('search') or {})
+    given.update((name, value) for name, value in options.items() if value is not None)
+    known = [f.name for f in dataclasses.fields(SearchSettings)]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f'search.{unknown[0]} of the config is unknown; choose from {", ".join(known)}')
+    given.setdefault('metric', _METRICS.get(cfg.get('default_scope')))
+    return SearchSettings(**given)
+
+
+def read_space(cfg: Any) -> SearchSpace:
+    """The space of the supernet of a config."""
+    return SearchSpace.from_cfg(to_plain(cfg.model.backbone.arch.space))
+
+
+def read_cost(cfg: Any, settings: SearchSettings) -> CostModel:
+    """Costs of the candidates of a config's supernet; a classifier's head counts."""
+    backbone, head = cfg.model.backbone, cfg.model.get('head') or {}
+    mode = backbone.get('mode', 'dense')
+    given = {name: backbone[name] for name in ('window_size', 'global_blocks', 'in_channels') if name in backbone}
+    outputs = backbone.get('out_indices') or range(1 if mode == 'image' else 4)
+    return CostModel(
+        backbone.arch.embed_dims,
+        mode,
+        settings.image_size,
+        num_classes=head.get('num_classes', 0) if mode == 'image' else 0,
+        num_outputs=len(outputs) if backbone.get('out_norm', True) else 0,
+        **given)
+
+
+def build_strategy(settings: SearchSettings, space: SearchSpace, cost: CostModel) -> Union[RandomSearch, Hierarchical]:
+    """The strategy that the settings name.
+
+    Raises:
+        ValueError: no candidate keeps within the limit; the stage does not fit the space; or a number is not allowed.
+    """
+    shared = dict(cost=cost, limit=settings.limit, seed=settings.seed, population=settings.population,
+                  generations=settings.generations)
+    if settings.strategy == 'random':
+        return RandomSearch(space, **shared)
+    shared.update((name, getattr(settings, name)) for name in ('parents', 'mutations', 'crossovers', 'mutation_rate', 'tries'))
+    if settings.strategy == 'flat':
+        return Evolution(space, **shared)
+    stage = settings.stage or _open_stage(space)
+    if stage == 'distribution':
+        return Evolution(space.with_details(settings.details), stage=stage, **shared)
+    if stage == 'details':
+        if not _has_one_distribution(space):
+            raise ValueError("stage='details' needs a supernet with one G for each block; give "
+                             'model.backbone.arch.space.distribution')
+        return Evolution(space, stage=stage, **shared)
+    return Hierarchical(space, settings.details, **shared)
+
+
+def identity(cfg: Any, settings: SearchSettings, space: SearchSpace, checkpoint: str) -> Dict[str, Any]:
+    """What makes a search the one it is: the same values give the same results.
+
+    Args:
+        checkpoint: fingerprint of the supernet's weights.
+    """
+    names = ['metric', 'image_size', 'seed', 'strategy', 'population', 'bn_batches', 'bn_batch_size', 'val_images']
+    if settings.strategy != 'random':
+        names += ['parents', 'mutations', 'crossovers', 'mutation_rate', 'tries']
+    if settings.strategy == 'hierarchical':  # half of the generations are for each stage
+        names += ['stage', 'details', 'generations']
+    values = {name: to_plain(getattr(settings, name)) for name in names}
+    values.update(space=f'{space!r} {space.fingerprint()}', limit_gmacs=settings.limit_gmacs, checkpoint=checkpoint)
+    return values
+
+
+def to_plain(value: Any) -> Any:
+    """Dicts and lists of mmengine's config types as plain ones."""
+    if isinstance(value, dict):
+        return {key: to_plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [to_plain(part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    return value
+
+
+def _has_one_distribution(space: SearchSpace) -> bool:
+    return all(len({row[0] for row in choices}) == 1 for choices in space.choices)
+
+
+def _open_stage(space: SearchSpace) -> str:
+    if _has_one_distribution(space):
+        return 'details'
+    return 'distribution' if all(len({row[0] for row in rows}) == len(rows) for rows in space.choices) else 'all'
