@@ -1,9 +1,9 @@
-# Search of GLiT for segmentation of the synthetic shapes, from random weights: one supernet with all options, then any strategy.
+# Search of GLiT for segmentation of the synthetic shapes: one supernet with all options, from random weights, for any strategy
 #   python tools/search/supernet_train.py configs/search/upernet_glit_shapes_search.py --work-dir work_dirs/supernet
 #   python tools/search/search.py configs/search/upernet_glit_shapes_search.py --checkpoint work_dirs/supernet --processes 2
 _base_ = ['../_base_/upernet_shapes.py']
 embed_dims = 48
-max_epochs = 12
+max_epochs = 20
 model = dict(
     backbone=dict(
         type='hybrid_mm.GLiTSupernet',
@@ -18,11 +18,11 @@ find_unused_parameters = True
 search = dict(
     image_size=(_base_.height, _base_.width),
     limit_gmacs=0.072,
-    population=12,
+    population=16,
     generations=6,
-    parents=4,
-    mutations=5,
-    crossovers=5,
+    parents=5,
+    mutations=8,
+    crossovers=6,
     mutation_rate=0.2,
     bn_batches=8,
     bn_batch_size=8,

@@ -95,8 +95,13 @@ class CostModel:
         """Smallest and largest MACs of a candidate of a space."""
         return self._extreme(space, min), self._extreme(space, max)
 
-    def check_limit(self, limit: Optional[int], space: SearchSpace) -> None:
+    def check_limit(self, limit: Optional[int], space: SearchSpace, name: str = 'the space') -> None:
         """See that a candidate of the space keeps within a limit of MACs.
+
+        Args:
+            limit: MACs, or None.
+            space: the space.
+            name: what the message calls it.
 
         Raises:
             ValueError: none does; the message says the smallest possible.
@@ -104,7 +109,7 @@ class CostModel:
         smallest = self._extreme(space, min)
         if limit is not None and limit < smallest:
             # rounded up, so that the printed number is allowed
-            raise ValueError(f'the limit of {limit / 1e9:g} G MACs is below every candidate of the space; the smallest possible '
+            raise ValueError(f'the limit of {limit / 1e9:g} G MACs is below every candidate of {name}; the smallest possible '
                              f'is {math.ceil(smallest / 1e3) / 1e6:.6f} G')
 
     def _extreme(self, space: SearchSpace, choose: Callable) -> int:

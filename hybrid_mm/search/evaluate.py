@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
@@ -37,7 +38,8 @@ class CandidateEvaluator:
         checkpoint: file with the trained weights of the model.
 
     Raises:
-        ValueError: the checkpoint is of another network.
+        ValueError: the checkpoint is of another network; or a part of the validation data is asked for, but they are several
+            data sets in one.
     """
 
     def __init__(self, cfg: Config, settings: SearchSettings, checkpoint: str) -> None:
@@ -127,7 +129,7 @@ def load_supernet(cfg: Config, checkpoint: str) -> nn.Module:
     wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
-        raise ValueError(f'the checkpoint {checkpoint} is of another network: {len(wrong)} of {len(wanted)} tensors differ '
+        raise ValueError(f'the checkpoint {checkpoint} is of another network: {len(wrong)} tensors differ '
                          f'({", ".join(wrong[:3])}{more}); give one that was saved with the supernet of this config')
     model.load_state_dict(weights)
     return model
@@ -148,6 +150,9 @@ def _val_loader(cfg: Config, settings: SearchSettings) -> DataLoader:
     built = _build_loader(loader, cfg)
     if settings.val_images is None or settings.val_images >= len(built.dataset):
         return built
+    if not isinstance(built.dataset, BaseDataset):
+        raise ValueError(f'search.val_images={settings.val_images} needs one plain data set for validation, not a '
+                         f'{type(built.dataset).__name__}; choose None')
     chosen = np.linspace(0, len(built.dataset) - 1, settings.val_images).round().astype(int)
     built.dataset.get_subset_(chosen.tolist())  # the sampler asks for the length when it is made
     loader.dataset = built.dataset

@@ -59,7 +59,7 @@ class RandomSearch:
         for name, value, least in (('seed', seed, 0), ('population', population, 1), ('generations', generations, 1)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f'{name}={value} is not allowed; choose a whole number, {least} or more')
-        cost.check_limit(limit, space)
+        cost.check_limit(limit, space, f'the space of stage {stage!r}')
         self.space = space
         self.cost = cost
         self.limit = limit

@@ -14,8 +14,9 @@ from hybrid_mm.engine.launch import one_sentence, train
 from hybrid_mm.engine.preflight import check_checkpoint, check_data, check_file
 
 from .evaluate import load_supernet
-from .results import write_results
+from .results import rank, write_results
 from .settings import STAGES, STRATEGIES, SearchSettings, build_strategy, identity, read_cost, read_settings, read_space
+from .space import distribution_of
 from .store import Evaluation, Store
 from .workers import Workers
 
@@ -79,8 +80,8 @@ def parse_search_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespac
                         help='weights of the supernet: a file, or the work folder of its training for the last one')
     parser.add_argument('--work-dir', help='folder of the search; by default ./work_dirs/<name of the config>_<strategy>')
     parser.add_argument('--strategy', choices=STRATEGIES,
-                        help='hierarchical: the distribution of attention and convolution first, then the details; flat: both at '
-                        'once; random: no evolution')
+                        help='hierarchical: the distribution of attention and convolution first, then the details; flat: both '
+                        'at once; random: no evolution')
     parser.add_argument('--stage', choices=STAGES,
                         help='part of a hierarchical search; by default what the space of the supernet leaves open')
     parser.add_argument('--limit-gmacs', type=float, help='limit of true MACs of a candidate, in 10^9')
@@ -125,6 +126,11 @@ def run_search(args: argparse.Namespace) -> List[List[Evaluation]]:
         history = run_strategy(strategy, store, workers, settings, cost)
     configs = write_results(folder, cfg, settings, cost, history)
     print(f'{configs[0]}: the best of {sum(map(len, history))}; train it with `python tools/train.py {configs[0]}`')
+    if {generation[0].stage for generation in history} == {'distribution'}:
+        best = rank([e for generation in history for e in generation])[0]
+        distribution = ','.join(map(str, distribution_of(best.candidate)))
+        print('the second supernet, of the details, trains and is searched with '
+              f'`--cfg-options model.backbone.arch.space.distribution={distribution}`')
     return history
 
 
@@ -143,8 +149,8 @@ def run_strategy(strategy, store: Store, workers: Workers, settings: SearchSetti
         start, missing = time.monotonic(), [c for c, evaluation in known.items() if evaluation is None]
         for candidate, metrics in workers.evaluate(missing):
             if settings.metric not in metrics:
-                raise SetupError(f'--metric {settings.metric} is not among what val_evaluator of the config returns; choose from '
-                                 f'{", ".join(metrics)}')
+                raise SetupError(f'--metric {settings.metric} is not among what val_evaluator of the config returns; choose '
+                                 f'from {", ".join(metrics)}')
             known[candidate] = evaluation = Evaluation(
                 generation.stage, candidate, generation.number, metrics[settings.metric], cost.macs(candidate),
                 cost.parameters(candidate), metrics)

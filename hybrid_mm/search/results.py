@@ -1,8 +1,9 @@
 """What a search leaves in its folder: a ranking, configs of the best candidates, a plot."""
 import json
+import math
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from .cost import CostModel
 from .plot import plot_search
@@ -34,9 +35,7 @@ def write_results(folder: Path, cfg: Any, settings: SearchSettings, cost: CostMo
         The configs.
     """
     ranking = rank([evaluation for generation in history for evaluation in generation])
-    table = [dict(rank=number, metric=e.metric, gmacs=e.macs / 1e9, authors_gmacs=cost.macs(e.candidate, 'authors') / 1e9,
-                  parameters=e.parameters, stage=e.stage, generation=e.generation, distribution=distribution_of(e.candidate),
-                  blocks=e.candidate, metrics=e.metrics) for number, e in enumerate(ranking, 1)]
+    table = [_table_row(number, evaluation, cost) for number, evaluation in enumerate(ranking, 1)]
     head = dict(metric=settings.metric, strategy=settings.strategy, seed=settings.seed, limit_gmacs=settings.limit_gmacs,
                 evaluations=sum(map(len, history)))
     lines = ',\n'.join(map(json.dumps, table))  # a line a candidate
@@ -68,6 +67,25 @@ def found_config(cfg: Any, settings: SearchSettings, evaluation: Evaluation, num
             f'{evaluation.metric:.4g} with the weights of the supernet,\n'
             f'# {evaluation.macs / 1e9:.6f} G MACs, {evaluation.parameters:,} parameters\n')
     return head + cfg.pretty_text
+
+
+def _table_row(number: int, evaluation: Evaluation, cost: CostModel) -> Dict[str, Any]:
+    return dict(
+        rank=number,
+        metric=_defined(evaluation.metric),
+        gmacs=evaluation.macs / 1e9,
+        authors_gmacs=cost.macs(evaluation.candidate, 'authors') / 1e9,
+        parameters=evaluation.parameters,
+        stage=evaluation.stage,
+        generation=evaluation.generation,
+        distribution=distribution_of(evaluation.candidate),
+        blocks=evaluation.candidate,
+        metrics={name: _defined(value) for name, value in evaluation.metrics.items()})
+
+
+def _defined(value: float) -> Optional[float]:
+    """None for NaN, which JSON does not know."""
+    return None if math.isnan(value) else value
 
 
 def _write(path: Path, text: str) -> None:

@@ -18,8 +18,8 @@ class SearchSettings:
     """What a search does; ``search = dict(...)`` in a config, partly replaced by options of `tools/search/search.py`.
 
     Attributes:
-        metric: what to maximise, a name that the config's ``val_evaluator`` returns. By default top-1 accuracy, mIoU or box mAP,
-            by the config's library.
+        metric: what to maximise, a name that the config's ``val_evaluator`` returns. By default top-1 accuracy, mIoU or box
+            mAP, by the config's library.
         limit_gmacs: limit of a candidate's true MACs, in 10^9, at ``image_size``; None for none.
         image_size: height and width in pixels, or one number for both, for MACs alone.
         details: K, E, d_k and d_z of all blocks while a hierarchical search looks for the distribution.
@@ -62,8 +62,8 @@ class SearchSettings:
         if self.stage is not None and self.stage not in STAGES:
             raise ValueError(f'stage={self.stage!r} is unknown; choose from {", ".join(STAGES)}')
         if self.stage is not None and self.strategy != 'hierarchical':
-            raise ValueError(f'stage={self.stage!r} is not allowed with strategy={self.strategy!r}, which has no stages; choose '
-                             "strategy='hierarchical'")
+            raise ValueError(f'stage={self.stage!r} is not allowed with strategy={self.strategy!r}, which has no stages; '
+                             "choose strategy='hierarchical'")
         if self.limit_gmacs is not None and not self.limit_gmacs > 0:
             raise ValueError(f'limit_gmacs={self.limit_gmacs} is not allowed; choose a number above 0, or None for no limit')
         for name in ('bn_batches', 'bn_batch_size', 'val_images', 'top'):
@@ -85,7 +85,8 @@ def read_settings(cfg: Any, **options: Any) -> SearchSettings:
     """
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if backbone.get('type') != SUPERNET:
-        raise ValueError(f'model.backbone.type={backbone.get("type")!r} of the config is not allowed; a search needs a {SUPERNET}')
+        raise ValueError(f'model.backbone.type={backbone.get("type")!r} of the config is not allowed; a search needs a '
+                         f'{SUPERNET}')
     given = dict(cfg.get('search') or {})
     given.update((name, value) for name, value in options.items() if value is not None)
     known = [f.name for f in dataclasses.fields(SearchSettings)]
@@ -146,14 +147,14 @@ def identity(cfg: Any, settings: SearchSettings, space: SearchSpace, checkpoint:
     Args:
         checkpoint: fingerprint of the supernet's weights.
     """
-    names = ['metric', 'image_size', 'seed', 'strategy', 'population', 'bn_batches', 'bn_batch_size', 'val_images']
+    names = ['seed', 'limit_gmacs', 'strategy', 'metric', 'image_size', 'population', 'bn_batches', 'bn_batch_size',
+             'val_images']
     if settings.strategy != 'random':
         names += ['parents', 'mutations', 'crossovers', 'mutation_rate', 'tries']
     if settings.strategy == 'hierarchical':  # half of the generations are for each stage
         names += ['stage', 'details', 'generations']
     values = {name: to_plain(getattr(settings, name)) for name in names}
-    values.update(space=f'{space!r} {space.fingerprint()}', limit_gmacs=settings.limit_gmacs, checkpoint=checkpoint)
-    return values
+    return dict(space=f'{space!r} {space.fingerprint()}', **values, checkpoint=checkpoint)
 
 
 def to_plain(value: Any) -> Any:

@@ -62,8 +62,9 @@ class Store:
     """The evaluations of a search folder.
 
     Args:
-        folder: the search folder; it is made if it is not there.
-        identity: what the search is, in plain values: space, seed, limit, checkpoint and so on.
+        folder: the search folder; it is made if it is not there. One without any evaluation serves for every search.
+        identity: what the search is, in plain values: space, seed, limit, checkpoint and so on. The first that differs is named
+            in the message.
 
     Raises:
         ValueError: the folder is of a search with another identity, or its file is no store. Nothing is written then.
@@ -72,9 +73,7 @@ class Store:
     def __init__(self, folder: Union[str, Path], identity: Dict[str, Any]) -> None:
         self.path = Path(folder) / FILE_NAME
         wanted = {name: json.dumps(value, sort_keys=True) for name, value in identity.items()}
-        if self.path.exists():
-            self._check(wanted)
-        else:
+        if not self.path.exists() or not self._fits(wanted):
             self._create(wanted)
         self._connection = _connect(self.path)
 
@@ -118,19 +117,24 @@ class Store:
         connection.close()
         os.replace(partial, self.path)
 
-    def _check(self, wanted: Dict[str, str]) -> None:
+    def _fits(self, wanted: Dict[str, str]) -> bool:
+        """Whether the file is of this search; if it is of another one, it is False as long as there are no evaluations."""
         try:
             connection = sqlite3.connect(f'{self.path.resolve().as_uri()}?mode=ro', uri=True)
             try:
                 found = dict(connection.execute('SELECT name, value FROM identity'))
+                is_empty = connection.execute('SELECT count(*) FROM evaluations').fetchone() == (0, )
             finally:
                 connection.close()
         except sqlite3.DatabaseError as error:
             raise ValueError(f'{self.path} is no store of a search ({error}); give another folder') from None
-        for name in sorted(wanted.keys() | found.keys()):
+        for name in [*wanted, *sorted(found.keys() - wanted.keys())]:
+            if wanted.get(name) != found.get(name) and is_empty:
+                return False
             if wanted.get(name) != found.get(name):
                 raise ValueError(f'{self.path.parent} holds a search with {name}={_shorten(found.get(name))}, not '
                                  f'{_shorten(wanted.get(name))}; give another folder, or the settings of that search')
+        return True
 
 
 def _connect(path: Path) -> sqlite3.Connection:

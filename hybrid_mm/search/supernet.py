@@ -17,8 +17,9 @@ class SharedBlock(nn.Module):
     """A global-local block whose narrower forms use the first part of its weights.
 
     The forms have the same G and L, and differ in K, E, d_k and d_z. The block itself has the largest of each. A narrower form
-    takes the first channels inside the convolution, of each head of queries, keys and values, and inside the MLP, and the middle
-    taps of the kernel. BatchNorm's statistics are shared in the same way, so they fit no form until they are estimated anew.
+    takes the first channels inside the convolution, of each head of queries, keys and values, and inside the MLP, and the
+    middle taps of the kernel. BatchNorm's statistics are shared in the same way, so they fit no form until they are estimated
+    anew.
 
     Args:
         make: builds a `GlobalLocalBlock` from a row (G, L, K, E, d_k, d_z).
@@ -107,8 +108,8 @@ class GLiTSupernet(GLiT):
     sharing keeps the memory of one, and each weight is trained more often.
 
     A training pass runs one random candidate, drawn from ``seed`` and the number of the pass: the same in all processes, and
-    the same after an interruption. An evaluation pass runs the candidate of `set_path`, at first the first option of each block.
-    Most parameters get no gradient in a pass: with several processes, a config needs ``find_unused_parameters=True``.
+    the same after an interruption. An evaluation pass runs the candidate of `set_path`, at first the first option of each
+    block. Most parameters get no gradient in a pass: with several processes, a config needs ``find_unused_parameters=True``.
 
     Args:
         arch: a dict with ``embed_dims``, ``num_heads`` and ``space``, a dict with the arguments of

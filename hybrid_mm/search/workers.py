@@ -96,8 +96,11 @@ def _build(number: int, cfg: Any, settings: Any, checkpoint: str) -> Callable[[C
     mend_torchvision()
     import cv2
     import torch
+    from mmengine.utils import import_modules_from_strings
 
     from .evaluate import CandidateEvaluator
+    if cfg.get('custom_imports'):  # done when a config is read, which was in another process
+        import_modules_from_strings(**cfg['custom_imports'])
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
     else:

@@ -105,6 +105,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert [e.metric for e in Store(tmp_path, IDENTITY).all()] == [0., 1., 2., 3., 4.]
 
 
+def test_a_folder_without_results_serves_for_another_search(tmp_path):
+    Store(tmp_path, IDENTITY).close()
+    store = Store(tmp_path, dict(IDENTITY, seed=1))
+    store.add(evaluation())
+    with pytest.raises(ValueError, match='with seed=1, not 0'):
+        Store(tmp_path, IDENTITY)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
 def test_a_kill_before_the_file_is_whole_leaves_no_store(tmp_path):
     (tmp_path / f'{FILE_NAME}.1.partial').write_bytes(b'half')
     store = Store(tmp_path, IDENTITY)

@@ -171,7 +171,7 @@ def test_supernet_is_found_by_its_registered_name():
 @pytest.mark.parametrize('arch, message', [
     ('tiny', "arch='tiny' of a supernet is not allowed; give a dict with embed_dims, num_heads, space"),
     (dict(embed_dims=12, num_heads=3, blocks=()), 'give a dict with embed_dims, num_heads, space'),
-    (dict(embed_dims=12, num_heads=3, space=dict(options='papers')), "options='papers' is unknown; choose from paper, release, "),
+    (dict(embed_dims=12, num_heads=3, space=dict(options='papers')), "options='papers' is unknown; choose from paper, "),
     (dict(embed_dims=12, num_heads=3, space=dict(options='paper', blocks=4)), 'give a dict with options and, if need be, '),
     (dict(embed_dims=12, num_heads=3, space=dict(options='paper', num_blocks=6)), 'blocks has 6 rows; .* 4 or a multiple'),
     (dict(embed_dims=6, num_heads=3, space=dict(options=[dict(G=[3], d_k=[0.25], d_z=[1])], num_blocks=12)),
@@ -187,3 +187,47 @@ def test_bad_path_and_seed_are_refused():
         build().set_path([(3, 0, None, None, 1, 2)])
     with pytest.raises(ValueError, match='seed=-1 is not allowed; choose a whole number, 0 or more'):
         build(seed=-1)
+
+
+def test_processes_train_the_same_path(run_python):
+    """Two processes with half of a batch each have the gradients of one with the whole."""
+    done = run_python('''
+        import tempfile
+        import torch
+        import torch.distributed as dist
+        import torch.multiprocessing as mp
+        from torch.nn.parallel import DistributedDataParallel
+        from hybrid_mm.search.supernet import GLiTSupernet
+
+        SPACE = dict(options=[dict(G=[0, 1, 2, 3], K=[3, 9], E=[1, 2], d_k=[0.5, 1], d_z=[1, 2])], num_blocks=4)
+
+        def gradients(rank, size, file):
+            torch.manual_seed(0)
+            norm_cfg = dict(type='GN', num_groups=1)
+            net = GLiTSupernet(dict(embed_dims=12, num_heads=3, space=SPACE), norm_cfg=norm_cfg, global_blocks=()).double()
+            images = torch.randn(4, 3, 32, 48, dtype=torch.float64)
+            model = net
+            if size > 1:
+                dist.init_process_group('gloo', init_method=f'file://{file}', rank=rank, world_size=size)
+                model = DistributedDataParallel(net, find_unused_parameters=True)
+            for _ in range(3):
+                sum(x.square().mean() for x in model(images[rank::size])).backward()
+            return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+        def work(rank, file):
+            torch.save(gradients(rank, 2, file), f'{file}.{rank}')
+
+        if __name__ == '__main__':
+            file = tempfile.mkdtemp() + '/group'
+            processes = [mp.get_context('fork').Process(target=work, args=(rank, file)) for rank in range(2)]
+            [process.start() for process in processes]
+            [process.join() for process in processes]
+            one = gradients(0, 1, file)
+            for rank in range(2):
+                grads = torch.load(f'{file}.{rank}')
+                for name, grad in grads.items():
+                    torch.testing.assert_close(grad, one.get(name, torch.zeros_like(grad)))
+                assert one.keys() <= grads.keys()
+            print(len(one), 'gradients')
+    ''')
+    assert done.returncode == 0 and int(done.stdout.split()[0]) > 50, done.stdout + done.stderr

@@ -3,6 +3,8 @@ import copy
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,8 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hybrid_mm.compat import allow_training_checkpoints
 from hybrid_mm.search.evaluate import CandidateEvaluator, load_supernet
 from hybrid_mm.search.launch import fingerprint, retrain, search, train_supernet
-from hybrid_mm.search.settings import read_settings, read_space
-from hybrid_mm.search.workers import Workers
+from hybrid_mm.search.settings import read_settings
 
 allow_training_checkpoints()
 
@@ -34,7 +35,7 @@ _base_ = [__import__('hybrid_mm').config_path('maskrcnn_setformer_m_shapes.py')]
 model = dict(
     backbone={BACKBONE.format(mode='dense')},
     neck=[dict(type='hybrid_mm.TokenPyramid', in_channels=12),
-          dict(type='FPN', in_channels=[12] * 4, out_channels=256, num_outs=5)])
+          dict(type='FPN', in_channels=[12] * 4, out_channels=64, num_outs=5)])
 data_root = '{{shapes}}/coco/'
 train_dataloader = dict(dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
@@ -71,10 +72,21 @@ def supernet(run_tool, tiny, tmp_path_factory):
     return work_dir
 
 
-@pytest.fixture
-def uninterrupted(folder, tiny, supernet):
+@pytest.fixture(scope='session')
+def searched(tiny, supernet, shapes, tmp_path_factory):
     """Folder of a search in one process."""
-    search([tiny('search'), '--checkpoint', str(supernet), '--work-dir', 'whole'])
+    work_dir = tmp_path_factory.mktemp('search') / 'whole'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('SHAPES', str(shapes))
+        patch.syspath_prepend(str(Path(__file__).parent))
+        search([tiny('search'), '--checkpoint', str(supernet), '--work-dir', str(work_dir)])
+    return work_dir
+
+
+@pytest.fixture
+def uninterrupted(folder, searched):
+    """A copy of this folder, `whole`."""
+    shutil.copytree(searched, folder / 'whole')
     return folder / 'whole'
 
 
@@ -82,10 +94,11 @@ def files(path):
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.iterdir()}
 
 
-def finished(path):
-    """When each evaluation of a folder was done."""
+def evaluated(path, column='finished'):
+    """When each evaluation of a folder was done, or another column."""
     with closing(sqlite3.connect(path / 'search.sqlite')) as connection:
-        return {(stage, key): when for stage, key, when in connection.execute('SELECT stage, candidate, finished FROM evaluations')}
+        rows = connection.execute(f'SELECT stage, candidate, {column} FROM evaluations')
+        return {(stage, candidate): value for stage, candidate, value in rows}
 
 
 def running_children(process):
@@ -132,8 +145,9 @@ def test_what_a_search_finds_is_written_and_trains(uninterrupted, tiny, capsys):
     assert ('backbone.stages.0.0.mixer.attn.qkv.weight' in trained) == (G > 0)
 
 
-def test_search_killed_at_any_moment_ends_with_the_same_result(root, uninterrupted, folder, tiny, supernet, shapes):
-    """Killed in two processes, continued in one: nothing that was reported is lost or done again, and no process stays."""
+def test_search_killed_in_two_processes_ends_with_the_result_of_one(root, uninterrupted, folder, tiny, supernet, shapes):
+    """Killed at a random moment, continued in one process: nothing that was reported is lost or done again, what two processes
+    found is what one finds, and none of them stays."""
     command = [sys.executable, str(root / 'tools' / 'search' / 'search.py'), tiny('search'), '--checkpoint', str(supernet),
                '--work-dir', 'killed', '--processes', '2']
     moment = int(np.random.default_rng().integers(1, 12))
@@ -149,8 +163,10 @@ def test_search_killed_at_any_moment_ends_with_the_same_result(root, uninterrupt
     process.wait()
     process.stdout.close()
 
-    before = finished(folder / 'killed')
-    assert len(before) >= moment and not (folder / 'killed' / 'result.json').exists()
+    before = evaluated(folder / 'killed')
+    by_one = evaluated(uninterrupted, 'metrics')
+    assert len(before) >= moment and evaluated(folder / 'killed', 'metrics').items() <= by_one.items()
+    assert not (folder / 'killed' / 'result.json').exists()
     assert len(children) >= 2
     deadline = time.monotonic() + 20
     while any(Path(f'/proc/{child}').exists() for child in children) and time.monotonic() < deadline:
@@ -158,39 +174,54 @@ def test_search_killed_at_any_moment_ends_with_the_same_result(root, uninterrupt
     assert not any(Path(f'/proc/{child}').exists() for child in children)
 
     search([tiny('search'), '--checkpoint', str(supernet), '--work-dir', 'killed'])
-    after = finished(folder / 'killed')
+    after = evaluated(folder / 'killed')
     assert len(after) == 16 and before.items() <= after.items()
     names = ('result.json', 'found_1.py', 'found_2.py', 'search.png')
     assert [files(folder / 'killed')[name] for name in names] == [files(uninterrupted)[name] for name in names]
 
 
-def test_two_processes_evaluate_as_one(folder, tiny, supernet):
-    cfg = Config.fromfile(tiny('search'))
-    settings, rng = read_settings(cfg), np.random.default_rng(0)
-    candidates = [read_space(cfg).draw(rng) for _ in range(4)]
-    results = []
-    for processes in (1, 2):
-        with Workers(cfg, settings, str(supernet / 'epoch_2.pth'), processes) as workers:
-            results.append(dict(workers.evaluate(candidates)))
-            assert list(workers.evaluate([])) == []
-    assert results[0] == results[1] and len({metrics['mIoU'] for metrics in results[0].values()}) > 1
+@pytest.fixture
+def baseline(folder, tiny, supernet):
+    """Run a baseline in a folder of its name for some generations."""
+
+    def run(strategy, generations):
+        search([tiny('search'), '--checkpoint', str(supernet / 'epoch_2.pth'), '--work-dir', strategy, '--strategy', strategy,
+                '--generations', str(generations), '--limit-gmacs', '0.00025', '--seed', '1', '--metric', 'mAcc'])
+        return folder / strategy
+
+    return run
 
 
 @pytest.mark.parametrize('strategy', ['flat', 'random'])
-def test_baselines_run_on_the_same_supernet(folder, tiny, supernet, strategy, capsys):
-    search([tiny('search'), '--checkpoint', str(supernet / 'epoch_2.pth'), '--work-dir', strategy, '--strategy', strategy,
-            '--generations', '2', '--limit-gmacs', '0.00025', '--seed', '1', '--metric', 'mAcc'])
-    result = json.loads((folder / strategy / 'result.json').read_text())
-    assert (result['evaluations'], result['seed'], result['metric']) == (8, 1, 'mAcc')
+def test_baselines_run_on_the_same_supernet(baseline, strategy):
+    result = json.loads((baseline(strategy, 1) / 'result.json').read_text())
+    assert (result['evaluations'], result['seed'], result['metric']) == (4, 1, 'mAcc')
     assert {row['stage'] for row in result['ranking']} == {strategy}
     assert all(row['gmacs'] <= 0.00025 and row['metric'] == row['metrics']['mAcc'] for row in result['ranking'])
-    # a longer search begins with what is there
+
+
+def test_longer_search_begins_with_what_is_there(baseline, capsys):
+    before = evaluated(baseline('flat', 2))
     capsys.readouterr()
-    before = finished(folder / strategy)
-    search([tiny('search'), '--checkpoint', str(supernet / 'epoch_2.pth'), '--work-dir', strategy, '--strategy', strategy,
-            '--generations', '3', '--limit-gmacs', '0.00025', '--seed', '1', '--metric', 'mAcc'])
-    assert len(finished(folder / strategy)) == 12 and before.items() <= finished(folder / strategy).items()
+    after = evaluated(baseline('flat', 3))
+    assert (len(before), len(after)) == (8, 12) and before.items() <= after.items()
     assert capsys.readouterr().out.count('from the store') == 2
+
+
+def test_stages_have_supernets_of_their_own(folder, tiny, supernet, capsys):
+    """The first stage alone; what it prints makes the second stage's supernet from the same config."""
+    search([tiny('search'), '--checkpoint', str(supernet), '--work-dir', 'first', '--stage', 'distribution',
+            '--generations', '1'])
+    option = re.search(r'`--cfg-options (model.backbone.arch.space.distribution=\S+)`', capsys.readouterr().out)[1]
+    best = json.loads((folder / 'first' / 'result.json').read_text())['ranking'][0]
+    assert best['stage'] == 'distribution' and option.endswith(','.join(map(str, best['distribution'])))
+
+    train_supernet([tiny('search'), '--work-dir', 'net', '--cfg-options', option, 'train_cfg.max_epochs=1', 'val_cfg=None',
+                    'val_dataloader=None', 'val_evaluator=None'])
+    search([tiny('search'), '--checkpoint', 'net', '--work-dir', 'second', '--generations', '1', '--cfg-options', option])
+    ranking = json.loads((folder / 'second' / 'result.json').read_text())['ranking']
+    assert {row['stage'] for row in ranking} == {'details'}
+    assert [row['distribution'] for row in ranking] == [best['distribution']] * 4
 
 
 # ---- evaluation ----
@@ -224,7 +255,8 @@ def test_statistics_come_from_training_images_and_the_metric_from_validation_ima
         torch.testing.assert_close(value, statistics[name], rtol=0, atol=0)
     trained = torch.load(supernet / 'epoch_2.pth')['state_dict']
     changed = {name for name, value in statistics.items() if not torch.equal(value, trained[name])}
-    assert changed and all(name.rpartition('.')[2] in ('running_mean', 'running_var', 'num_batches_tracked') for name in changed)
+    of_norms = ('running_mean', 'running_var', 'num_batches_tracked')
+    assert changed and all(name.rpartition('.')[2] in of_norms for name in changed)
 
 
 def test_images_kept_in_memory_give_the_same_metrics(folder, tiny, supernet):
@@ -247,8 +279,8 @@ def test_a_detector_is_evaluated_by_the_boxes_of_some_images(folder, shapes):
 
 def test_a_classifier_is_evaluated_by_its_accuracy(folder, pictures):
     evaluator = evaluator_of(CLASSIFIER.format(pictures=pictures), folder, metric='accuracy/top1')
-    assert evaluator(evaluator.model.backbone.space.first())['accuracy/top1'] in {
-        pytest.approx(100 * k / 3, abs=1e-3) for k in range(4)}
+    right = evaluator(evaluator.model.backbone.space.first())['accuracy/top1'] * 3 / 100
+    assert right == pytest.approx(round(right), abs=1e-4) and 0 <= round(right) <= 3
 
 
 # ---- what cannot work ----
@@ -266,7 +298,8 @@ def test_folder_of_another_search_is_left_alone(uninterrupted, tiny, supernet, o
     other.write_bytes((supernet / 'epoch_1.pth').read_bytes())
     before = files(uninterrupted)
     with pytest.raises(SystemExit, match=message):
-        search([tiny('search'), '--checkpoint', str(supernet), '--work-dir', 'whole', *[o.format(other=other) for o in options]])
+        search([tiny('search'), '--checkpoint', str(supernet), '--work-dir', 'whole',
+                *[option.format(other=other) for option in options]])
     assert files(uninterrupted) == before
 
 
@@ -282,7 +315,8 @@ def test_space_of_another_search_is_named(uninterrupted, tiny, supernet):
     (['no.py'], '^Error: the config no.py does not exist; give the path of a file$'),
     (['{segmentor}'], "^Error: model.backbone.type='hybrid_mm.TransCNN' of the config is not allowed; a search needs a "),
     (['{search}', '--limit-gmacs', '0.0001'],
-     r'^Error: the limit of 0.0001 G MACs is below every candidate of the space; the smallest possible is 0\.000\d\d\d G$'),
+     "^Error: the limit of 0.0001 G MACs is below every candidate of the space of stage 'distribution'; the smallest possible "
+     r'is 0\.000\d\d\d G$'),
     (['{search}', '--limit-gmacs', '-1'], '^Error: limit_gmacs=-1.0 is not allowed; choose a number above 0'),
     (['{search}', '--seed', '-1'], '^Error: seed=-1 is not allowed; choose a whole number, 0 or more$'),
     (['{search}', '--generations', '1'], '^Error: generations=1 is not allowed; choose 2 or more, for two stages$'),
@@ -305,6 +339,9 @@ def test_what_cannot_work_ends_with_a_sentence(folder, tiny, supernet, args, mes
     with pytest.raises(SystemExit, match=message):
         search([*args, *checkpoint, '--work-dir', 'work'])
     assert not (folder / 'work' / 'result.json').exists()
+    # whatever it left does not stand in the way of the next try
+    if (folder / 'work').exists():
+        assert evaluated(folder / 'work') == {}
 
 
 def test_supernet_of_another_config_is_not_trained(folder, tiny):
@@ -332,3 +369,40 @@ def test_weights_of_a_supernet_are_loaded_whole(folder, tiny, supernet):
     model = load_supernet(Config.fromfile(tiny('search')), str(supernet / 'epoch_2.pth'))
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert int(model.backbone.num_passes) == 4  # two epochs of two iterations
+
+
+# ---- images for the search ----
+
+
+@pytest.fixture
+def imagenet(folder, pictures):
+    """Two classes of ten pictures, as ImageNet's training data lie."""
+    shutil.copytree(pictures, folder / 'imagenet' / 'train')
+    return folder / 'imagenet'
+
+
+def test_images_are_held_out_of_each_class(run_tool, imagenet):
+    from mmpretrain.datasets import ImageNet
+    run_tool('search/hold_out.py', imagenet, '--per-class', '3')
+    paths = []
+    for name in ('train', 'val'):
+        classes = dict(classes=('bright', 'dark'))
+        dataset = ImageNet(str(imagenet), 'train', ann_file=f'meta/search_{name}.txt', metainfo=classes)
+        infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+        assert all(Path(info['img_path']).parent.name == ('bright', 'dark')[info['gt_label']] for info in infos)
+        assert [sum(info['gt_label'] == label for info in infos) for label in (0, 1)] == [dict(train=7, val=3)[name]] * 2
+        paths.append({info['img_path'] for info in infos})
+    assert not paths[0] & paths[1] and len(paths[0] | paths[1]) == 20 and all(map(os.path.isfile, paths[0] | paths[1]))
+
+
+def test_holding_out_what_is_not_there_ends_with_a_sentence(run_tool, imagenet, folder):
+    for args, message in (([imagenet, '--per-class', '10'], 'Error: class bright has 10 images; choose --per-class below that'),
+                          ([folder], 'has no folders of classes; give the folder above train/<class>/<image>'),
+                          ([imagenet, '--per-class', '0'], 'Error: --per-class 0 is not allowed; choose 1 or more')):
+        done = run_tool('search/hold_out.py', *args, check=False)
+        assert done.returncode == 1 and message in done.stderr and not (imagenet / 'meta').exists()
+    (imagenet / 'meta').mkdir()
+    (imagenet / 'meta' / 'search_val.txt').write_text('mine')
+    done = run_tool('search/hold_out.py', imagenet, '--per-class', '2', check=False)
+    assert 'search_val.txt exists; pass --force to overwrite it' in done.stderr
+    assert (imagenet / 'meta' / 'search_val.txt').read_text() == 'mine'
