@@ -1,23 +1,45 @@
 # Search of GLiT for segmentation of the synthetic shapes: one supernet with all options, from random weights, for any strategy
 #   python tools/search/supernet_train.py configs/search/upernet_glit_shapes_search.py --work-dir work_dirs/supernet
 #   python tools/search/search.py configs/search/upernet_glit_shapes_search.py --checkpoint work_dirs/supernet --processes 2
+# Pictures are enlarged twice, as a patch of 16 pixels holds too much of a shape, and crops of the old size train the network.
 _base_ = ['../_base_/upernet_shapes.py']
 embed_dims = 48
 max_epochs = 20
+size = (2 * _base_.width, 2 * _base_.height)
 model = dict(
     backbone=dict(
         type='hybrid_mm.GLiTSupernet',
         arch=dict(embed_dims=embed_dims, num_heads=3, space=dict(options='paper', num_blocks=8)),
-        global_blocks='all'),
+        global_blocks='all',
+        init_cfg=[dict(type='Xavier', layer=['Conv1d', 'Conv2d', 'Linear'], distribution='normal')]),
     neck=dict(type='hybrid_mm.TokenPyramid', in_channels=embed_dims),
     decode_head=dict(in_channels=[embed_dims] * 4, channels=32),
     auxiliary_head=dict(in_channels=embed_dims, channels=32))
-optim_wrapper = dict(optimizer=dict(lr=1.2e-3), paramwise_cfg=dict(custom_keys=dict(pos_embed=dict(decay_mult=0.))))
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(_base_.height, _base_.width)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs')
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs')
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(optimizer=dict(lr=2.4e-3), paramwise_cfg=dict(custom_keys=dict(pos_embed=dict(decay_mult=0.))))
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 find_unused_parameters = True
 search = dict(
-    image_size=(_base_.height, _base_.width),
-    limit_gmacs=0.072,
+    image_size=size[::-1],
+    limit_gmacs=0.42,
     population=16,
     generations=6,
     parents=5,
@@ -26,5 +48,5 @@ search = dict(
     mutation_rate=0.2,
     bn_batches=8,
     bn_batch_size=8,
-    val_images=None,
+    val_images=32,
     cache=True)

@@ -11,8 +11,11 @@ model = dict(
     auxiliary_head=dict(in_channels=12, channels=8))
 
 data_root = '{{$SHAPES:data/shapes}}/ade/ADEChallengeData2016'
-train_dataloader = dict(dataset=dict(data_root=data_root))
-val_dataloader = dict(dataset=dict(data_root=data_root))
+read = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+train_pipeline = [*read, dict(type='RandomFlip', prob=0.5), dict(type='PackSegInputs')]
+test_pipeline = [*read, dict(type='PackSegInputs')]
+train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 custom_imports = dict(imports=['training_probes'], allow_failed_imports=False)
 default_hooks = dict(losses=dict(type='RecordLosses'))

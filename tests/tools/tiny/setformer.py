@@ -4,7 +4,9 @@ _base_ = [__import__('hybrid_mm').config_path('maskrcnn_setformer_m_shapes.py')]
 tiny_channels = [16, 16, 32, 32]
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, channels=tiny_channels, depths=[1, 1, 2, 1], mlp_ratio=1, head_dim=16),
+        _delete_=True,
+        type='hybrid_mm.SeTformer',
+        arch=dict(channels=tiny_channels, depths=[1, 1, 2, 1], mlp_ratio=1, head_dim=16),
         num_references=9),
     neck=dict(in_channels=tiny_channels))
 
