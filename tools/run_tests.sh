@@ -4,5 +4,6 @@ set -euo pipefail
 source "$(dirname "$0")/setup_env.sh"
 
 # Test processes side by side, one thread each: more threads than cores starve one another.
+processes="$(env -u OMP_NUM_THREADS nproc)"  # nproc takes that variable for a limit
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest -n "$(nproc)" --dist worksteal "$@"
+exec "$PYTHON" -m pytest -n "$processes" --dist worksteal "$@"
