@@ -3,12 +3,13 @@ from .check_setup_hook import CheckSetupHook
 from .errors import SetupError
 from .layer_decay import LayerDecayOptimizerConstructor
 from .libraries import require
+from .logger_hook import LoggerHook
 from .progress_bar_hook import ProgressBarHook
 from .random_state_hook import RandomStateHook
 from .variable_size_hook import VariableSizeHook
 from .weight_average_hook import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'LayerDecayOptimizerConstructor', 'ProgressBarHook', 'RandomStateHook', 'SetupError', 'VariableSizeHook',
-    'WeightAverageHook', 'require'
+    'CheckSetupHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook', 'SetupError',
+    'VariableSizeHook', 'WeightAverageHook', 'require'
 ]
