@@ -10,15 +10,13 @@ backward). Memory is what torch's allocator holds at the peak of a training step
 the parts apart: the reference with the 2-D convolution, and dense mode with global attention in all blocks.
 """
 import argparse
-import os
 import sys
-import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # the profiler announces itself at every start
 
 from hybrid_mm.compat import flush_denormals  # noqa: E402
 
@@ -27,61 +25,26 @@ flush_denormals()
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from hybrid_mm.analysis.measurement import in_turn, peak_bytes, run, stored_attention  # noqa: E402
 from hybrid_mm.backbones import GLiT  # noqa: E402
 from hybrid_mm.layers.global_local import DepthwiseConv1d  # noqa: E402
 
 NAMES = 'dense', 'plain', 'plain, 2-D convolution', 'dense, all global'
 
 
-def stored_attention(q, k, v, attn_mask=None):
-    logits = q @ k.transpose(-2, -1) / q.shape[-1]**0.5
-    if attn_mask is not None:
-        logits = logits.masked_fill(~attn_mask, float('-inf'))
-    return logits.softmax(-1) @ v
-
-
 def convolution_1d(self, x):
     return nn.Conv1d.forward(self, x.transpose(1, 2)).transpose(1, 2)
 
 
-def run(name, models, x, train):
+def step(name, models, x, train):
     with ExitStack() as stack:
         if name.startswith('plain'):
             stack.enter_context(mock.patch('torch.nn.functional.scaled_dot_product_attention', stored_attention))
         if name == 'plain':
             stack.enter_context(mock.patch.object(DepthwiseConv1d, 'forward', convolution_1d))
         model = models[name].train(train)
-        if train:
-            sum(out.square().mean() for out in model(x)).backward()
-            model.zero_grad()
-        else:
-            with torch.no_grad():
-                model(x)
-        if x.is_cuda:
-            torch.cuda.synchronize()
-
-
-def seconds(name, models, x, train):
-    start = time.perf_counter()
-    run(name, models, x, train)
-    return time.perf_counter() - start
-
-
-def peak_bytes(name, models, x):
-    """Most memory that the allocator held during one training step, beyond what it held before."""
-    if x.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(name, models, x, True)
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run(name, models, x, True)
-    held = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == '[memory]':
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
+        run(model, x, train)
+        model.zero_grad()
 
 
 def main():
@@ -99,19 +62,15 @@ def main():
     models = dict(zip(NAMES, (dense, plain, plain, all_global)))
     x = torch.randn(args.batch, 3, *args.size, device=device)
 
-    times = {train: {name: [] for name in NAMES} for train in (False, True)}
-    for train, of_mode in times.items():
-        for _ in range(args.rounds + 1):  # the first round warms up
-            for name in NAMES:
-                of_mode[name].append(seconds(name, models, x, train))
-    memory = {name: peak_bytes(name, models, x) for name in NAMES}
+    inference, training = ({name: partial(step, name, models, x, train) for name in NAMES} for train in (False, True))
+    times = [in_turn(steps, args.rounds) for steps in (inference, training)]
+    memory = {name: peak_bytes(run_once) for name, run_once in training.items()}
 
     print(f'GLiT {args.arch}, {args.batch} x {args.size[0]}x{args.size[1]}, {device}, {torch.get_num_threads()} threads, '
           f'best of {args.rounds}; in brackets, plain over this one')
     print(f'{"":24} inference s       training s        peak MiB in training')
     for name in NAMES:
-        cells = [f'{min(of_mode[name][1:]):6.3f} ({min(of_mode["plain"][1:]) / min(of_mode[name][1:]):5.2f}x)'
-                 for of_mode in times.values()]
+        cells = [f'{min(of_mode[name]):6.3f} ({min(of_mode["plain"]) / min(of_mode[name]):5.2f}x)' for of_mode in times]
         print(f'{name:24} {cells[0]:17} {cells[1]:17} {memory[name] / 2**20:8.0f} '
               f'(this over plain {memory[name] / memory["plain"]:.2f})')
 

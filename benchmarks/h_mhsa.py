@@ -6,7 +6,6 @@ The baseline is what the released code does: the same network, attention by two 
 """
 import argparse
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -19,15 +18,9 @@ flush_denormals()
 
 import torch  # noqa: E402
 
+from hybrid_mm.analysis.measurement import in_turn, run, stored_attention  # noqa: E402
 from hybrid_mm.backbones import TransCNN  # noqa: E402
 from hybrid_mm.backbones.base import BaseBackbone  # noqa: E402
-
-
-def stored_attention(q, k, v, attn_mask=None):
-    logits = q @ k.transpose(-2, -1) / q.shape[-1]**0.5
-    if attn_mask is not None:
-        logits = logits.masked_fill(~attn_mask, float('-inf'))
-    return logits.softmax(-1) @ v
 
 
 @contextmanager
@@ -35,18 +28,6 @@ def baseline():
     with mock.patch('torch.nn.functional.scaled_dot_product_attention', stored_attention), \
             mock.patch.object(BaseBackbone, 'enter', lambda self, x: x):
         yield
-
-
-def seconds(model, x, train):
-    start = time.perf_counter()
-    if train:
-        sum(out.square().mean() for out in model(x)).backward()
-    else:
-        with torch.no_grad():
-            model(x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def main():
@@ -61,12 +42,13 @@ def main():
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model = TransCNN(args.arch).to(device).train(args.train)
     x = torch.randn(args.batch, 3, *args.size, device=device)
-    times = dict(fused=[], stored=[])
-    for i in range(args.rounds + 1):  # the first round warms up
-        times['fused'].append(seconds(model, x, args.train))
+
+    def stored():
         with baseline():
-            times['stored'].append(seconds(model, x, args.train))
-    fused, stored = (min(times[name][1:]) for name in ('fused', 'stored'))
+            run(model, x, args.train)
+
+    times = in_turn(dict(fused=lambda: run(model, x, args.train), stored=stored), args.rounds)
+    fused, stored = min(times['fused']), min(times['stored'])
     print(f'TransCNN {args.arch}, {args.batch} x {args.size[0]}x{args.size[1]}, {"training" if args.train else "inference"}, '
           f'{device}, {torch.get_num_threads()} threads, best of {args.rounds}: fused {fused:.3f} s, stored {stored:.3f} s, '
           f'ratio {fused / stored:.2f}')

@@ -9,7 +9,7 @@ the plain path in float64, as a share of the largest value, for plain and fused.
 """
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -19,36 +19,23 @@ import torch  # noqa: E402
 from torch.nn.functional import normalize  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
+from hybrid_mm.analysis.measurement import in_turn, peak_bytes  # noqa: E402
 from hybrid_mm.layers import optimal_transport  # noqa: E402
 from hybrid_mm.layers.optimal_transport import Similarity, position_prior_1d, transport  # noqa: E402
 
 
-def run(arguments, backend, train):
+def run(arguments, name, train):
     """Output, and in training the gradients of values, keys and references."""
-    if not train:
-        with torch.no_grad():
-            return [transport(*arguments, backend=backend)]
-    if backend == 'plain':
-        out = checkpoint(transport, *arguments, None, backend, use_reentrant=False, preserve_rng_state=False)
-    else:
-        out = transport(*arguments, backend=backend)
-    return [out, *torch.autograd.grad(out.square().sum(), arguments[:3])]
-
-
-def seconds(arguments, backend, train):
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    run(arguments, backend, train)
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak_mib(arguments, backend, train):
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run(arguments, backend, train)
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+    backend = 'triton' if name == 'fused' else 'plain'
+    with mock.patch.object(optimal_transport, 'NARROW', -1. if name == 'log' else optimal_transport.NARROW):
+        if not train:
+            with torch.no_grad():
+                return [transport(*arguments, backend=backend)]
+        if backend == 'plain':
+            out = checkpoint(transport, *arguments, None, backend, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = transport(*arguments, backend=backend)
+        return [out, *torch.autograd.grad(out.square().sum(), arguments[:3])]
 
 
 def inputs(n, args):
@@ -94,17 +81,10 @@ def main():
     for n in args.tokens:
         arguments = inputs(n, args)
         for train in (False, True):
-            times, memory, results = {name: [] for name in names}, {}, {}
-            for i in range(args.rounds + 1):  # the first round compiles and warms up
-                for name in names:
-                    backend = 'triton' if name == 'fused' else 'plain'
-                    narrow = optimal_transport.NARROW if name != 'log' else -1.
-                    with mock.patch.object(optimal_transport, 'NARROW', narrow):
-                        times[name].append(seconds(arguments, backend, train))
-                        if i == args.rounds:
-                            memory[name] = peak_mib(arguments, backend, train)
-                            results[name] = run(arguments, backend, train)
-            best = {name: 1000 * min(times[name][1:]) for name in names}
+            steps = {name: partial(run, arguments, name, train) for name in names}
+            best = {name: 1e3 * min(values) for name, values in in_turn(steps, args.rounds).items()}
+            memory = {name: peak_bytes(step) / 2**20 for name, step in steps.items()}
+            results = {name: step() for name, step in steps.items()}
             exact = run(in_float64(arguments), 'plain', train)
             errors = [error(results[name], exact) for name in ('plain', 'fused')]
             worst = max(worst, errors[1])

@@ -8,17 +8,16 @@ released form. Memory is what torch's allocator holds at the peak beyond input a
 crossovers of `hybrid_mm.layers.parc_crossovers` come from this table.
 """
 import argparse
-import os
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # the profiler announces itself at every start
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from hybrid_mm.analysis.measurement import in_turn, peak_bytes  # noqa: E402
 from hybrid_mm.compat import flush_denormals  # noqa: E402
 from hybrid_mm.layers import ParC2d  # noqa: E402
 from hybrid_mm.layers.parc_crossovers import choose_backend  # noqa: E402
@@ -27,7 +26,13 @@ BACKENDS = 'direct', 'fft', 'gemm'
 DTYPES = dict(float32=torch.float32, float64=torch.float64, bfloat16=torch.bfloat16, float16=torch.float16)
 
 
-def run(layer, x, train):
+def clear(layer, x):
+    x.grad = None
+    for parameter in layer.parameters():
+        parameter.grad = None
+
+
+def step(layer, x, train):
     if train:
         layer(x).backward(x.detach())
     else:
@@ -35,54 +40,15 @@ def run(layer, x, train):
             layer(x)
 
 
-def seconds(layer, x, train, min_seconds=0.02):
-    """Of one run, the mean of as many as fill `min_seconds`."""
-    runs, start = 0, time.perf_counter()
-    while True:
-        run(layer, x, train)
-        runs += 1
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        elapsed = time.perf_counter() - start
-        if elapsed >= min_seconds:
-            return elapsed / runs
-
-
-def peak_bytes(layer, x, train):
-    """Most memory that the allocator held during one run, beyond what it held before."""
-    run(layer, x, train)
-    clear(layer, x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(layer, x, train)
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run(layer, x, train)
-    held = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == '[memory]':
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
-
-
-def clear(layer, x):
-    x.grad = None
-    for parameter in layer.parameters():
-        parameter.grad = None
-
-
 def measure(layers, x, train, rounds):
     for layer in layers.values():
         layer.train(train)
-        run(layer, x, train)
-    times = {name: [] for name in layers}
-    for _ in range(rounds):
-        for name, layer in layers.items():
-            times[name].append(seconds(layer, x, train))
-    memory = {name: peak_bytes(layer, x, train) for name, layer in layers.items()}
+    steps = {name: partial(step, layer, x, train) for name, layer in layers.items()}
+    times = in_turn(steps, rounds, at_least=0.02)
+    memory = {}
+    for name, layer in layers.items():
+        clear(layer, x)
+        memory[name] = peak_bytes(steps[name])
     return {name: 1e3 * min(values) for name, values in times.items()}, memory
 
 

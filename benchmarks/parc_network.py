@@ -4,7 +4,7 @@
 """
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -15,21 +15,10 @@ flush_denormals()
 
 import torch  # noqa: E402
 
+from hybrid_mm.analysis.measurement import in_turn, run  # noqa: E402
 from hybrid_mm.backbones import ParCConvNeXt, ParCMobileNetV2, ParCNet, ParCResNet  # noqa: E402
 
 NETWORKS = dict(convnext=ParCConvNeXt, mobilenet_v2=ParCMobileNetV2, parcnet=ParCNet, resnet=ParCResNet)
-
-
-def seconds(model, x, train):
-    start = time.perf_counter()
-    if train:
-        sum(out.square().mean() for out in model(x)).backward()
-    else:
-        with torch.no_grad():
-            model(x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def main():
@@ -45,13 +34,10 @@ def main():
     network = NETWORKS[args.network]
     models = {'ParC': network(), 'ParC, direct': network(backend='direct'), 'without': network(insert_locations=())}
     x = torch.randn(args.batch, 3, *args.size, device=device)
-    times = {name: [] for name in models}
     for model in models.values():
         model.to(device).train(args.train)
-    for _ in range(args.rounds + 1):  # the first round warms up
-        for name, model in models.items():
-            times[name].append(seconds(model, x, args.train))
-    best = {name: min(values[1:]) for name, values in times.items()}
+    times = in_turn({name: partial(run, model, x, args.train) for name, model in models.items()}, args.rounds)
+    best = {name: min(values) for name, values in times.items()}
     print(f'{network.__name__}, {args.batch} x {args.size[0]}x{args.size[1]}, {"training" if args.train else "inference"}, '
           f'{device}, {torch.get_num_threads()} threads, best of {args.rounds}: ' +
           ', '.join(f'{name} {value:.3f} s ({value / best["without"]:.2f})' for name, value in best.items()))

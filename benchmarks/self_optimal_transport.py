@@ -11,7 +11,7 @@ what lies in memory between the passes, for each layer of a network at once; "pe
 """
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -25,6 +25,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 
+from hybrid_mm.analysis.measurement import in_turn, peak_bytes, run  # noqa: E402
 from hybrid_mm.layers import SelfOptimalTransport  # noqa: E402
 from hybrid_mm.layers import optimal_transport as ot  # noqa: E402
 
@@ -41,40 +42,6 @@ class SoftmaxAttention(nn.Module):
     def forward(self, x):
         q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)  # (3, B, h, n, d)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def run(layer, x, train):
-    if train:
-        layer(x).square().mean().backward()
-    else:
-        with torch.no_grad():
-            layer(x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-
-
-def seconds(layer, x, train):
-    start = time.perf_counter()
-    run(layer, x, train)
-    return time.perf_counter() - start
-
-
-def peak_bytes(layer, x, train):
-    """Most memory that the allocator held during one run, beyond what it held before."""
-    run(layer, x, train)
-    if x.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(layer, x, train)
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        run(layer, x, train)
-    held = peak = 0
-    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == '[memory]':
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 def kept_bytes(layer, x):
@@ -100,12 +67,9 @@ def against_softmax(args, device):
         if n <= args.softmax_up_to:
             layers['softmax'] = SoftmaxAttention().to(device)
         for train in (False, True):
-            times = {name: [] for name in layers}
-            for _ in range(args.rounds + 1):  # the first round warms up
-                for name, layer in layers.items():
-                    times[name].append(seconds(layer, x, train))
-            best = {name: min(values[1:]) for name, values in times.items()}
-            memory = {name: peak_bytes(layer, x, train) for name, layer in layers.items()}
+            steps = {name: partial(run, layer, x, train) for name, layer in layers.items()}
+            best = {name: min(values) for name, values in in_turn(steps, args.rounds).items()}
+            memory = {name: peak_bytes(step) for name, step in steps.items()}
             softmax, nan = best.get('softmax', float('nan')), float('nan')
             line = (f'{n:6}  {"forward and backward" if train else "forward":20} | {1e3 * best["transport"]:7.1f} ms '
                     f'{1e3 * softmax:7.0f} ms  {best["transport"] / softmax:6.3f} | {memory["transport"] / 2**20:13.1f}  '
@@ -160,8 +124,9 @@ def ways_to_the_gradient(args, device):
             torch.manual_seed(0)
             layer = SelfOptimalTransport(CHANNELS, args.references, iterations=iterations, recompute=recompute).to(device)
             with mock.patch.object(ot, '_Sinkhorn', function):
-                best = min(seconds(layer, x, True) for _ in range(args.rounds + 1))
-                memory, kept = peak_bytes(layer, x, True), kept_bytes(layer, x)
+                step = partial(run, layer, x, True)
+                best = min(in_turn({name: step}, args.rounds)[name])
+                memory, kept = peak_bytes(step), kept_bytes(layer, x)
                 grad, = torch.autograd.grad(layer.double()(small).square().sum(), small)
             exact = grad if exact is None else exact
             print(f'{iterations:10}  {name:9} | {1e3 * best:8.1f}  {memory / 2**20:8.1f}  {kept / 2**20:8.1f}  '

@@ -1,6 +1,6 @@
 # UperNet with SeTformer mini on the synthetic shapes, from random weights on a CPU
 _base_ = ['../_base_/backbones/setformer_m_shapes.py', '../_base_/upernet_shapes.py']
-max_epochs = 8
+max_epochs = 15
 # objects cover a quarter of the pixels: without Dice hundreds of steps pass before any is found
 losses = [dict(type='CrossEntropyLoss'), dict(type='DiceLoss')]
 weaker_losses = [dict(type='CrossEntropyLoss', loss_weight=0.4), dict(type='DiceLoss', loss_weight=0.4)]
