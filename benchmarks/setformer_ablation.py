@@ -5,8 +5,8 @@
         [--work-dir work_dirs/setformer_ablation]
 
 UperNet with SeTformer mini at half its width, two blocks in stage 3 and one in the others, is trained from random
-weights by `tools/train.py`, `--processes` trainings side by side with one thread each. What has ended is kept, so the command can be
-interrupted and repeated. The table gives the mIoU of each seed and their mean.
+weights by `tools/train.py`, `--processes` trainings side by side with one thread each. What has ended is kept, so the
+command can be interrupted and repeated. The table gives the mIoU of each seed and their mean.
 """
 import argparse
 import json
@@ -38,12 +38,8 @@ def write_config(name, seed, epochs, folder):
     cfg = Config.fromfile(CONFIG)
     cfg.model.backbone.update(VARIANTS[name], arch=ARCH)
     channels = ARCH['channels']
-    cfg.model.decode_head.update(in_channels=channels, channels=32)
-    cfg.model.auxiliary_head.update(in_channels=channels[2])
-    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):  # finds the rare objects sooner
-        weight = head.loss_decode.loss_weight
-        head.loss_decode = [head.loss_decode, dict(type='DiceLoss', loss_weight=weight)]
-    cfg.optim_wrapper.optimizer.lr = 2e-3
+    cfg.model.decode_head.update(in_channels=channels, channels=64)
+    cfg.model.auxiliary_head.update(in_channels=channels[2], channels=32)
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
     cfg.param_scheduler[1].update(end=epochs)
     cfg.val_dataloader.batch_size = 10
