@@ -1,0 +1,133 @@
+"""What tests of the shipped configs share: their names, tables of the networks, and ways to load, build and compare."""
+import copy
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from mmengine import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+
+import hybrid_mm
+
+CLONE = Path(__file__).resolve().parents[2]
+CONFIGS = CLONE / 'configs'
+FILES = sorted(CONFIGS.rglob('*.py'))
+LEAVES = [path.name for path in FILES if '_base_' not in path.parts]
+PUBLISHED = [name for name in LEAVES if (CONFIGS / name).is_file()]
+
+TRANSCNN = 'https://github.com/yun-liu/TransCNN/releases/download/v1.0/TransCNN-{}.pth'
+HATNET = 'https://github.com/yun-liu/HAT-Net/releases/download/v2.0/HAT-Net_{}.pth'
+RELEASES = {  # arch, and the authors' file of that size: the paper's names in TransCNN differ from the release's
+    'transcnn_s': ('small', TRANSCNN.format('Tiny')),
+    'transcnn_b': ('base', TRANSCNN.format('Small')),
+    'transcnn_m': ('medium', TRANSCNN.format('Medium')),
+    'transcnn_l': ('large', TRANSCNN.format('Large')),
+    'hatnet_t': ('tiny', HATNET.format('Tiny')),
+    'hatnet_s': ('small', HATNET.format('Small')),
+    'hatnet_m': ('medium', HATNET.format('Medium')),
+    'hatnet_l': ('large', HATNET.format('Large')),
+}
+PARC = {  # type, the option of the variant, and the checkpoint that dense tasks start from
+    'parc_r50': ('ParCResNet', dict(depth=50), 'work_dirs/imagenet_parc_r50/epoch_300.pth'),
+    'parc_mbv2': ('ParCMobileNetV2', dict(widen_factor=1.0), 'work_dirs/imagenet_parc_mbv2/epoch_300.pth'),
+    'parc_convnext_xt': ('ParCConvNeXt', dict(arch='xtiny'), 'work_dirs/imagenet_parc_convnext_xt/epoch_300.pth'),
+    'parc_convnext_t': ('ParCConvNeXt', dict(arch='tiny'), 'work_dirs/imagenet_parc_convnext_t/epoch_300.pth'),
+    'parcnet_xs': ('ParCNet', dict(arch='xs'), 'work_dirs/imagenet_parcnet_xs/epoch_300.pth'),
+    'parcnet_s': ('ParCNet', dict(arch='s'), 'checkpoints/parcnet_s/checkpoint_ema_avg.pt'),
+    'parcnet_h': ('ParCNet', dict(arch='h'), 'work_dirs/imagenet_parcnet_h/epoch_300.pth'),
+}
+CONVNETS = [network for network in PARC if network.startswith('parc_')]
+CONVNEXTS = [network for network in PARC if network.startswith('parc_convnext')]
+PARCNETS = [network for network in PARC if network.startswith('parcnet')]
+SETFORMERS = {  # arch, and the drop path rates on ImageNet, COCO and ADE20K
+    'setformer_m': ('mini', 0.2, 0.2, 0.2),
+    'setformer_t': ('tiny', 0.2, 0.2, 0.3),
+    'setformer_s': ('small', 0.3, 0.35, 0.5),
+    'setformer_b': ('base', 0.5, 0.5, 0.5),
+}
+GLITS = {  # arch, channels, the checkpoint that dense tasks start from, and parameters of the classifier
+    'glit_t': ('tiny', 192, 'checkpoints/glit_tiny.pth.tar', 7264456),
+    'glit_s': ('small', 360, 'work_dirs/imagenet_glit_s/epoch_310.pth', 24587020),
+    'glit_b': ('base', 720, 'work_dirs/imagenet_glit_b/epoch_310.pth', 96174640),
+}
+BASELINES = ['parc_r50', 'parc_mbv2', 'parc_convnext_xt']  # networks that have one
+
+DENSE = ['maskrcnn_{}.py', 'maskrcnn_{}_3x.py', 'upernet_{}.py']
+SETTINGS = [*DENSE, 'imagenet_{}.py']
+PARC_DENSE = ['maskrcnn_{}.py', 'cascade_maskrcnn_{}_3x.py', 'upernet_{}.py']
+PARC_SETTINGS = [*PARC_DENSE, 'imagenet_{}.py']
+SETFORMER_DENSE = ['maskrcnn_{}.py', 'maskrcnn_{}_3x.py', 'cascade_maskrcnn_{}_3x.py', 'upernet_{}.py']
+SETFORMER_SETTINGS = [*SETFORMER_DENSE, 'imagenet_{}.py']
+SHAPES = [name for name in LEAVES if name not in PUBLISHED]
+
+# what a recipe has in common with that of MMDetection or MMSegmentation
+STOCK_PARTS = [
+    'train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator', 'param_scheduler',
+    'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'env_cfg', 'visualizer', 'log_processor'
+]
+
+
+@lru_cache(maxsize=None)
+def load(name):
+    """A config, read once; copy it before a change."""
+    return Config.fromfile(hybrid_mm.config_path(name))
+
+
+def build(name):
+    """The model of a config, its data preprocessor included as the Runner does, without memory for its weights."""
+    cfg = load(name)
+    model = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+        return MODELS.build(model)
+
+
+def stages(part):
+    """Parts of a RoI head by stage: of a cascade as they are, of a single stage in a list."""
+    return part if isinstance(part, torch.nn.ModuleList) else [part]
+
+
+def registered(registry, scope, name):
+    """The class of that name as the library of a scope finds it, or None."""
+    with registry.switch_scope_and_registry(scope) as scoped:
+        return scoped.get(name)
+
+
+def class_names(name):
+    """Names of the classes of a config's training data."""
+    cfg = load(name)
+    dataset = cfg.train_dataloader.dataset
+    if 'metainfo' in dataset:
+        return dataset.metainfo.classes
+    return registered(DATASETS, cfg.default_scope, dataset.type).METAINFO['classes']
+
+
+def weight_decays(name):
+    """Weight decay of each parameter of a config's model by name."""
+    model = build(name)
+    optim_wrapper = build_optim_wrapper(model, dict(load(name).optim_wrapper, type='OptimWrapper'))
+    groups = {id(parameter): group for group in optim_wrapper.param_groups for parameter in group['params']}
+    return {key: (parameter, groups[id(parameter)]['weight_decay']) for key, parameter in model.named_parameters()
+            if parameter.requires_grad}
+
+
+def flatten(value, prefix=''):
+    """Values of a nested config by dotted name, tuples as lists; None says the same as a missing key."""
+    if isinstance(value, (list, tuple)) and any(isinstance(item, (dict, list, tuple)) for item in value):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        parts = [flatten(item, f'{prefix}.{key}') for key, item in value.items()]
+        return dict(item for part in parts for item in part.items())
+    return {} if value is None else {prefix: list(value) if isinstance(value, tuple) else value}
+
+
+def assert_same(ours, stock, keys):
+    """The named parts of two configs are equal, but for what our pipelines leave to the data set, and our own LoggerHook."""
+    for key in keys:
+        expected = flatten(stock[key], key)
+        if expected.get('default_hooks.logger.type') == 'LoggerHook':
+            expected['default_hooks.logger.type'] = 'hybrid_mm.LoggerHook'
+        expected = {name: value for name, value in expected.items() if not name.endswith('.reduce_zero_label')}
+        assert flatten(ours[key], key) == expected
