@@ -17,9 +17,10 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hybrid_mm.compat import flush_denormals  # noqa: E402
+from hybrid_mm.compat import flush_denormals, keep_freed_memory  # noqa: E402
 
 flush_denormals()
+keep_freed_memory()  # as the tools do
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402

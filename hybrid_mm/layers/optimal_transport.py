@@ -25,6 +25,8 @@ from torch.autograd.function import once_differentiable
 # exp(-60) is 1e-26: twelve orders above the smallest normal float32, for the products that follow
 NARROW = 60.
 
+_GROUP = 4  # iterations whose parts of the kernel's gradient are added up in one product
+
 
 class Similarity(NamedTuple):
     """How alike two unit vectors are, and how much that counts.
@@ -276,14 +278,28 @@ class _Scaling:
         return f, past[-1], past
 
     @classmethod
-    def step_back(cls, K, rows, before, g, df, dg, dK):
-        """Reverse of ``before -> f -> g``: adds to dK, returns the gradient of ``before``. f is computed anew."""
-        f = cls.rows(K, rows, before)
-        b = dg * (-K.shape[-1] * g * g)  # dg / d(column sum)
-        df = df + _times_columns(K, b)
-        a = torch.where(rows > 0, -df * f * f / rows, 0)
-        dK += torch.stack([f, a], -1) @ torch.stack([b, before], -2)
-        return _times_rows(a, K)
+    def back(cls, K, rows, past, df, dg):
+        """Gradient of K from those of f and g. The row factors are computed anew.
+
+        Each iteration adds two products of a vector of n and one of m numbers to it. They are added up `_GROUP` iterations at
+        a time, as adding them one by one reads and writes an array (n, m) each time.
+        """
+        dK, left, right = None, [], []
+        for i in range(len(past) - 1, 0, -1):
+            before, g = past[i - 1], past[i]
+            b = dg * (-K.shape[-1] * g * g)  # dg / d(column sum)
+            sums, change = (torch.stack([before, b], -2) @ K.transpose(-1, -2)).unbind(-2)
+            f = rows / sums
+            df = change if df is None else change + df
+            a = torch.where(rows > 0, -df * f * f / rows, 0)
+            dg, df = _times_rows(a, K), None
+            left += [f, a]
+            right += [b, before]
+            if i == 1 or len(left) == 2 * _GROUP:
+                pair = torch.stack(left, -1).flatten(0, 1), torch.stack(right, -2).flatten(0, 1)
+                dK = torch.bmm(*pair) if dK is None else dK.baddbmm_(*pair)
+                left, right = [], []
+        return dK.view(K.shape)
 
 
 class _LogDomain:
@@ -303,14 +319,18 @@ class _LogDomain:
         return f, past[-1], past
 
     @classmethod
-    def step_back(cls, L, rows, before, g, df, dg, dL):
-        f = cls.rows(L, rows, before)
-        weights = torch.exp(L + f[..., None] + g[..., None, :]) * (L.shape[-1] * dg)[..., None, :]
-        dL -= weights
-        df = df - weights.sum(-1)
-        weights = torch.softmax(L + before[..., None, :], -1) * df[..., None]
-        dL -= weights
-        return -weights.sum(-2)
+    def back(cls, L, rows, past, df, dg):
+        dL = torch.zeros_like(L)
+        for i in range(len(past) - 1, 0, -1):
+            before, g = past[i - 1], past[i]
+            f = cls.rows(L, rows, before)
+            weights = torch.exp(L + f[..., None] + g[..., None, :]) * (L.shape[-1] * dg)[..., None, :]
+            dL -= weights
+            df = df - weights.sum(-1)
+            weights = torch.softmax(L + before[..., None, :], -1) * df[..., None]
+            dL -= weights
+            dg, df = -weights.sum(-2), torch.zeros_like(df)
+        return dL
 
 
 class _Sinkhorn(torch.autograd.Function):
@@ -332,8 +352,4 @@ class _Sinkhorn(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, df, dg):
         kernel, rows, *past = ctx.saved_tensors
-        grad = torch.zeros_like(kernel)
-        for before, g in zip(past[-2::-1], past[:0:-1]):
-            dg = ctx.form.step_back(kernel, rows, before, g, df, dg, grad)
-            df = torch.zeros_like(df)
-        return grad, None, None, None
+        return ctx.form.back(kernel, rows, past, df, dg), None, None, None
