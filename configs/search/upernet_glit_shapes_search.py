@@ -6,6 +6,9 @@ _base_ = ['../_base_/upernet_shapes.py']
 embed_dims = 48
 max_epochs = 20
 size = (2 * _base_.width, 2 * _base_.height)
+# objects cover a quarter of the pixels: without Dice hundreds of steps pass before any is found
+losses = [dict(type='CrossEntropyLoss'), dict(type='DiceLoss')]
+weaker_losses = [dict(type='CrossEntropyLoss', loss_weight=0.4), dict(type='DiceLoss', loss_weight=0.4)]
 model = dict(
     backbone=dict(
         type='hybrid_mm.GLiTSupernet',
@@ -13,8 +16,8 @@ model = dict(
         global_blocks='all',
         init_cfg=[dict(type='Xavier', layer=['Conv1d', 'Conv2d', 'Linear'], distribution='normal')]),
     neck=dict(type='hybrid_mm.TokenPyramid', in_channels=embed_dims),
-    decode_head=dict(in_channels=[embed_dims] * 4, channels=32),
-    auxiliary_head=dict(in_channels=embed_dims, channels=32))
+    decode_head=dict(in_channels=[embed_dims] * 4, channels=32, loss_decode=losses),
+    auxiliary_head=dict(in_channels=embed_dims, channels=32, loss_decode=weaker_losses))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
