@@ -1,7 +1,7 @@
 """What each choice in self-optimal transport is worth on the synthetic shapes: one change at a time, several seeds.
 
     python tools/datasets/make_shapes.py
-    python benchmarks/setformer_ablation.py [--seeds 0 1 2] [--epochs 5] [--processes 2]
+    python benchmarks/setformer_ablation.py [--seeds 0 1 2] [--epochs 4] [--processes 2]
         [--work-dir work_dirs/setformer_ablation]
 
 UperNet with SeTformer mini at half its width, two blocks in stage 3 and one in the others, is trained from random
@@ -78,7 +78,7 @@ def call(command, environment, output):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--seeds', type=int, nargs='+', default=(0, 1, 2))
-    parser.add_argument('--epochs', type=int, default=5)
+    parser.add_argument('--epochs', type=int, default=4)
     parser.add_argument('--variants', nargs='+', default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs' / 'setformer_ablation')
     parser.add_argument('--processes', type=int, default=2)
