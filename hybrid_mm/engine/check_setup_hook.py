@@ -46,7 +46,7 @@ class CheckSetupHook(Hook):
             classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
             if classes is None:
                 continue
-            _check_heads(model, classes, split)
+            check_heads(model, classes, split)
             if first_classes is not None and list(classes) != list(first_classes):
                 raise SetupError(f'the classes of the {split} data, {shorten(classes)}, are not those of the training '
                                  f'data, {shorten(first_classes)}; give both the same metainfo.classes')
@@ -60,11 +60,11 @@ class CheckSetupHook(Hook):
         testing = not isinstance(runner._train_loop, BaseLoop)
         fine_tuning = not testing and not runner._resume
         if testing:
-            file = {key: shape for key, shape in file.items() if not _is_of_absent_head(key, wanted)}
+            file = {key: shape for key, shape in file.items() if not is_of_absent_head(key, wanted)}
         elif fine_tuning:
             wanted = {key: shape for key, shape in wanted.items() if key.startswith('backbone.')}
             file = {key: shape for key, shape in file.items() if key in wanted}
-        faults = _differences(file, wanted)
+        faults = differences(file, wanted)
         if faults:
             part = 'backbone' if fine_tuning else 'model'
             raise SetupError(f'the checkpoint {runner._load_from or "to resume from"} is of another network: {faults}; '
@@ -79,7 +79,17 @@ def _built_datasets(runner: Runner) -> Iterator[Tuple[str, Any]]:
             yield split, loop.dataloader.dataset
 
 
-def _check_heads(model: nn.Module, classes: Any, split: str) -> None:
+def check_heads(model: nn.Module, classes: Any, split: str) -> None:
+    """See that the heads of a network predict as many classes as the data have.
+
+    Args:
+        model: the network.
+        classes: names of the classes.
+        split: of the data, for the message, such as ``'training'``.
+
+    Raises:
+        SetupError: ``num_classes`` of a head is another number, or `classes` is one string.
+    """
     if isinstance(classes, str):
         raise SetupError(f'metainfo.classes={classes!r} of the {split} data is a string; write the tuple '
                          f'({classes!r}, )')
@@ -92,14 +102,24 @@ def _check_heads(model: nn.Module, classes: Any, split: str) -> None:
                              'other metainfo.classes')
 
 
-def _is_of_absent_head(key: str, wanted: Dict[str, tuple]) -> bool:
-    """Whether a tensor belongs to a head, such as ``roi_head.mask_head``, of which the model has nothing."""
+def is_of_absent_head(key: str, wanted: Dict[str, tuple]) -> bool:
+    """Whether a tensor belongs to a head, such as ``roi_head.mask_head``, of which the model has nothing.
+
+    Args:
+        key: name of the tensor in a checkpoint.
+        wanted: key -> shape of the model's tensors.
+    """
     head = re.match(r'.*head\.', key)
     return head is not None and not any(name.startswith(head[0]) for name in wanted)
 
 
-def _differences(file: Dict[str, tuple], wanted: Dict[str, tuple]) -> str:
-    """What is wrong with the tensors of a file, key -> shape; empty if nothing is."""
+def differences(file: Dict[str, tuple], wanted: Dict[str, tuple]) -> str:
+    """What is wrong with the tensors of a file, in words; empty if nothing is.
+
+    Args:
+        file: key -> shape of the file's tensors.
+        wanted: key -> shape of the model's tensors.
+    """
     # counts that no computation of the networks uses; files of old versions lack them
     missing = [key for key in wanted if key not in file and not key.endswith('num_batches_tracked')]
     unknown = [key for key in file if key not in wanted]

@@ -1,5 +1,7 @@
 """The part `search` of a config, and what else a search reads from it."""
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Sequence, Union
 
@@ -142,7 +144,7 @@ def build_strategy(settings: SearchSettings, space: SearchSpace, cost: CostModel
 
 
 def identity(cfg: Any, settings: SearchSettings, space: SearchSpace, checkpoint: str) -> Dict[str, Any]:
-    """What makes a search the one it is: the same values give the same results.
+    """What makes a search the one it is: the same values, and the same images, give the same results.
 
     Args:
         checkpoint: fingerprint of the supernet's weights.
@@ -154,7 +156,26 @@ def identity(cfg: Any, settings: SearchSettings, space: SearchSpace, checkpoint:
     if settings.strategy == 'hierarchical':  # half of the generations are for each stage
         names += ['stage', 'details', 'generations']
     values = {name: to_plain(getattr(settings, name)) for name in names}
-    return dict(space=f'{space!r} {space.fingerprint()}', **values, checkpoint=checkpoint)
+    return dict(space=f'{space!r} {space.fingerprint()}', **values, checkpoint=checkpoint, network=_fingerprint(_network(cfg)),
+                data=_fingerprint([_pipeline(cfg, split) for split in ('train', 'val')]))
+
+
+def _network(cfg: Any) -> dict:
+    """The model of a config without its space, which has a name of its own, and without the weights that it starts from."""
+    model = to_plain(cfg.model)
+    model['backbone'] = {key: value for key, value in model['backbone'].items() if key != 'init_cfg'}
+    model['backbone']['arch'] = {key: value for key, value in model['backbone']['arch'].items() if key != 'space'}
+    return model
+
+
+def _pipeline(cfg: Any, split: str) -> Any:
+    """What is done with the images of a split; the folder that they are in may move."""
+    return to_plain((cfg.get(f'{split}_dataloader') or {}).get('dataset', {}).get('pipeline'))
+
+
+def _fingerprint(value: Any) -> str:
+    """A short name that tells nested values of a config from others."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:16]
 
 
 def to_plain(value: Any) -> Any:

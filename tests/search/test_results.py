@@ -132,6 +132,12 @@ def test_identity_tells_what_changes_results(cfg):
     assert of() == of()
     for options in (dict(seed=5), dict(limit_gmacs=2.), dict(strategy='flat'), dict(checkpoint='abd'), dict(metric='mAcc')):
         assert of(**options) != of()
+    before = of()
+    cfg.model.backbone.window_size = 7
+    assert of()['network'] != before['network'] and dict(of(), network=before['network']) == before
+    before = of()
+    cfg.val_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(64, 64))]))
+    assert of()['data'] != before['data'] and dict(of(), data=before['data']) == before
     # a longer search goes on with a shorter one's results
     assert of(strategy='flat', generations=7) == of(strategy='flat', generations=9)
 

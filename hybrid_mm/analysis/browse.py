@@ -1,0 +1,216 @@
+"""Pictures of a data set as the network gets them: behind the pipeline, before normalisation, with what is annotated."""
+import argparse
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.runner import set_random_seed
+from mmengine.visualization import Visualizer
+from torch import Tensor
+
+from hybrid_mm.engine.datasets import leaf_datasets
+from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.engine.launch import one_sentence
+from hybrid_mm.engine.libraries import require
+from hybrid_mm.engine.output import check_out_folder
+from hybrid_mm.engine.preflight import check_data, check_file
+from hybrid_mm.engine.progress import Progress
+from hybrid_mm.engine.settings import load_config
+from hybrid_mm.inference import PREDICTORS
+
+_OPACITY = 0.5  # of masks and label maps
+
+
+class Picture(NamedTuple):
+    """An image of a data set.
+
+    Attributes:
+        index: in the data set.
+        name: of its file, without the ending; empty if it has none.
+        image: uint8 (H, W, 3), BGR, in the size that the network gets.
+        drawn: the same with boxes and masks, the label map or the class.
+    """
+    index: int
+    name: str
+    image: np.ndarray
+    drawn: np.ndarray
+
+
+def browse(cfg: Config, split: str, number: int, seed: int = 0) -> Iterator[Picture]:
+    """Run images through the pipeline and draw their annotations.
+
+    What a pipeline loads behind its resize, as evaluation wants it, is loaded before it here: annotations go through all
+    transforms, as the image. Mixup and CutMix, which work on batches in the data preprocessor, are not seen.
+
+    Args:
+        cfg: config of a detector, segmentor or classifier.
+        split: ``'train'`` or ``'val'``.
+        number: images, evenly spread over the data set; a smaller data set gives all.
+        seed: of the augmentation.
+
+    Yields:
+        One entry an image.
+    """
+    init_default_scope(cfg.default_scope)
+    dataset_cfg = cfg[f'{split}_dataloader'].dataset
+    for _, leaf in leaf_datasets(dataset_cfg, ''):
+        if leaf.get('pipeline'):
+            leaf.pipeline = annotations_first(leaf.pipeline)
+    dataset = DATASETS.build(dataset_cfg)
+    if len(dataset) == 0:
+        raise SetupError(f'{split}_dataloader.dataset is empty; check its ann_file, data_prefix and filter_cfg')
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    visualizer = _build_visualizer(cfg, dataset.metainfo)
+    set_random_seed(seed)
+    for index in spread(len(dataset), number):
+        item = dataset[index]
+        image = to_picture(item['inputs'], rgb=bool(preprocessor.get('rgb_to_bgr')))
+        sample = item['data_samples']
+        path = getattr(sample, 'img_path', None)
+        yield Picture(index, Path(path).stem if path else '', image, draw_annotations(visualizer, image, sample))
+
+
+def annotations_first(pipeline: Sequence[Any]) -> List[Any]:
+    """A pipeline whose annotations are loaded directly behind the image.
+
+    Args:
+        pipeline: configs of transforms.
+    """
+    names = [_type_name(transform).rsplit('.', 1)[-1] for transform in pipeline]
+    loaders = [transform for transform, name in zip(pipeline, names) if name.startswith('Load') and 'Annotation' in name]
+    image = next((i for i, name in enumerate(names) if name.startswith('LoadImage')), None)
+    if image is None:
+        return list(pipeline)
+    rest = [transform for transform in pipeline if not any(transform is loader for loader in loaders)]
+    image = next(i for i, transform in enumerate(rest) if transform is pipeline[image])
+    return [*rest[:image + 1], *loaders, *rest[image + 1:]]
+
+
+def spread(total: int, number: int) -> List[int]:
+    """Evenly spread indices below `total`; all if there are no more than `number`."""
+    return [i * total // number for i in range(number)] if number < total else list(range(total))
+
+
+def to_picture(inputs: Tensor, rgb: bool = False) -> np.ndarray:
+    """The image in a packed tensor.
+
+    Args:
+        inputs: (3, H, W), or (1, H, W) in grey, with values of 0 to 255.
+        rgb: whether the channels are in this order, otherwise BGR.
+
+    Returns:
+        uint8 (H, W, 3), BGR.
+    """
+    if inputs.ndim != 3 or inputs.shape[0] not in (1, 3):
+        raise SetupError(f'the pipeline gives inputs of shape {tuple(inputs.shape)}; they have to be pictures, (3, H, W)')
+    image = inputs.float().round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
+    image = image if image.shape[2] == 3 else image.repeat(3, axis=2)
+    return np.ascontiguousarray(image[..., ::-1] if rgb else image)
+
+
+def draw_annotations(visualizer: Visualizer, image: np.ndarray, sample: Any) -> np.ndarray:
+    """Draw the ground truth of a data sample of MMDetection, MMSegmentation or MMPreTrain.
+
+    Args:
+        visualizer: of the same library.
+        image: uint8 (H, W, 3), BGR.
+        sample: a data sample of an image of this size.
+
+    Returns:
+        A picture of the same form; the image as it is where nothing is annotated.
+    """
+    if not any(key.startswith('gt_') for key in sample.keys()):
+        return image
+    sample = sample.numpy()
+    if hasattr(visualizer, 'visualize_cls'):
+        drawn = visualizer.visualize_cls(image[..., ::-1], sample, draw_pred=False)
+        return np.ascontiguousarray(drawn[..., ::-1])
+    instances = sample.get('gt_instances')
+    if instances is not None:
+        # as MMDetection's own tool: boxes and masks are objects that NumPy does not know
+        if hasattr(instances.get('bboxes'), 'tensor'):
+            instances.bboxes = instances.bboxes.tensor
+        if hasattr(instances.get('masks'), 'to_ndarray'):
+            instances.masks = instances.masks.to_ndarray().astype(bool)
+    visualizer.add_datasample('', image[..., ::-1], sample, draw_pred=False)
+    return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """`tools/analysis/browse_dataset.py`.
+
+    Args:
+        argv: arguments of the command line, by default those of this process.
+
+    Raises:
+        SystemExit: a fault that the user can mend, as one sentence.
+    """
+    args = parse_args(argv)
+    with one_sentence():
+        run(args)
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Write pictures of a data set as the network gets them, augmented but not yet normalised, with boxes and '
+        'masks, the label map or the class drawn. Mixup and CutMix, which mix whole batches, are not seen.')
+    parser.add_argument('config', help='file of the config of a detector, segmentor or classifier')
+    parser.add_argument('--split', choices=['train', 'val'], default='train', help='data to show (default: %(default)s)')
+    parser.add_argument('--out', type=Path,
+                        help='folder to write to; by default ./work_dirs/<name of the config>/browse_<split>')
+    parser.add_argument('--number', type=int, default=20,
+                        help='pictures to write, evenly spread over the data (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation (default: %(default)s)')
+    parser.add_argument('--force', action='store_true', help='write into a folder that is not empty')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings that replace those of the config, as in tools/train.py')
+    parser.set_defaults(launcher='none', work_dir=None)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Check, draw, write.
+
+    Raises:
+        ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
+    """
+    check_file(args.config, 'the config')
+    if args.number < 1:
+        raise SetupError(f'--number {args.number} is not allowed; choose 1 or more')
+    if not 0 <= args.seed < 2**32:
+        raise SetupError(f'--seed {args.seed} is not allowed; choose 0 to {2**32 - 1}')
+    cfg = load_config(args)
+    require(cfg.get('default_scope'))
+    out = args.out or Path(cfg.work_dir) / f'browse_{args.split}'
+    check_out_folder(out, args.force)
+    if cfg.get(f'{args.split}_dataloader') is None:
+        raise SetupError(f'the config has no {args.split}_dataloader; choose the other --split, or another config')
+    check_data(cfg, (args.split, ))
+    written = 0
+    with Progress('pictures', args.number) as progress:
+        for picture in browse(cfg, args.split, args.number, args.seed):
+            out.mkdir(parents=True, exist_ok=True)
+            path = out / f'{picture.index:06d}{"_" if picture.name else ""}{picture.name}.png'
+            if not cv2.imwrite(str(path), picture.drawn):
+                raise SetupError(f'{path} cannot be written; give another folder with --out')
+            written += 1
+            progress.advance()
+    fewer = f', all that the {args.split} data have' if written < args.number else ''
+    print(f'{out}: {written} pictures{fewer}')
+
+
+def _type_name(transform: Dict[str, Any]) -> str:
+    kind = transform.get('type') if isinstance(transform, dict) else type(transform)
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+
+
+def _build_visualizer(cfg: Config, metainfo: Dict[str, Any]) -> Visualizer:
+    kind = (cfg.get('visualizer') or {}).get('type', PREDICTORS[cfg.default_scope].visualizer_type)
+    visualizer = VISUALIZERS.build(dict(type=kind, name=f'browse-{id(cfg)}', vis_backends=[]))
+    visualizer.dataset_meta = metainfo
+    visualizer.alpha = _OPACITY
+    return visualizer

@@ -1,0 +1,237 @@
+"""Curves of trainings from mmengine's logs, `<work folder>/<time of the start>/vis_data/scalars.json`.
+
+A training that was resumed has a log a start. They are joined in their order, and what a later one did again replaces what an
+earlier one had from there on.
+"""
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.engine.launch import one_sentence
+from hybrid_mm.engine.output import check_out_file, whole_file
+
+_COUNTERS = ('epoch', 'iter', 'step')
+_OF_VALIDATION = (*_COUNTERS, 'time', 'data_time')  # times of a validation would mix with those of the training
+_USUAL = ('coco/bbox_mAP', 'coco/segm_mAP', 'mIoU', 'accuracy/top1')
+_SUFFIXES = ('.png', '.pdf', '.svg')
+_COLUMNS = 3
+
+
+class Curve(NamedTuple):
+    """Values of one key.
+
+    Attributes:
+        unit: of the steps: ``'iteration'`` or ``'epoch'``.
+        steps: increasing, from 1.
+        values: one a step.
+    """
+    unit: str
+    steps: List[int]
+    values: List[float]
+
+
+class Run(NamedTuple):
+    """A training.
+
+    Attributes:
+        name: of its work folder.
+        logs: files that it was read from, in their order.
+        curves: by key.
+    """
+    name: str
+    logs: List[Path]
+    curves: Dict[str, Curve]
+
+
+class _Line(NamedTuple):
+    is_training: bool
+    step: int
+    values: Dict[str, float]
+    iteration: int = 0  # of the training; of a validation the last one that the logs have before it
+
+
+def read_run(path: Path) -> Run:
+    """Read the curves of a training.
+
+    Args:
+        path: its work folder, one of the folders with a time in it, or a ``scalars.json``.
+
+    Raises:
+        SetupError: there is no log, it holds nothing of a training, or is damaged.
+    """
+    logs = find_logs(path)
+    joined: List[_Line] = []
+    for log in logs:
+        lines = list(_read_log(log))
+        for is_training in (True, False):
+            start = next((line.step for line in lines if line.is_training == is_training), None)
+            joined = [line for line in joined if start is None or not _comes_again(line, is_training, start)]
+        for line in lines:
+            # a validation after iterations counts them too; one after epochs has a smaller step
+            iteration = line.step if line.is_training else max(joined[-1].iteration if joined else 0, line.step)
+            joined.append(line._replace(iteration=iteration))
+    if not joined:
+        raise SetupError(f'{path} has no lines of a training in {logs[-1]}; give the work folder of a training')
+    return Run((path.resolve().parents[1] if path.is_file() else path.resolve()).name, logs, _curves(joined))
+
+
+def find_logs(path: Path) -> List[Path]:
+    """Logs of a work folder in their order. Arguments and errors as of `read_run`."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise SetupError(f'the work folder {path} does not exist; give that of a training')
+    logs = sorted(path.glob('*/vis_data/scalars.json')) or sorted(path.glob('vis_data/scalars.json'))
+    if not logs:
+        raise SetupError(f'{path} has no logs, <time>/vis_data/scalars.json; give the work folder of a training')
+    return logs
+
+
+def choose_keys(runs: Sequence[Run], keys: Optional[Sequence[str]]) -> List[str]:
+    """Full names of keys.
+
+    Args:
+        runs: trainings.
+        keys: names, or what is behind their last slash, such as ``'bbox_mAP'`` for ``'coco/bbox_mAP'``; None for the loss and
+            the usual metrics that there are.
+
+    Raises:
+        SetupError: no run has a key; the message names those that exist.
+    """
+    known = list(dict.fromkeys(key for run in runs for key in run.curves))
+    if keys is None:
+        keys = [key for key in ('loss', *_USUAL) if key in known]
+    chosen = []
+    for key in keys:
+        found = [key] if key in known else [name for name in known if name.rsplit('/', 1)[-1] == key]
+        if not found:
+            raise SetupError(f'--keys {key} is in no log; choose from {", ".join(sorted(known))}')
+        chosen += found
+    if not chosen:
+        raise SetupError(f'the logs have neither loss nor {", ".join(_USUAL)}; choose --keys from {", ".join(sorted(known))}')
+    return list(dict.fromkeys(chosen))
+
+
+def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
+    """Draw a panel a key, with a line a run.
+
+    Args:
+        path: file to write; its ending says the format.
+        runs: trainings. One without a key is left out of its panel.
+        keys: full names.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, whatever the user's settings
+    from matplotlib.figure import Figure
+
+    # the same metric after epochs and after iterations has no common axis
+    panels = list(dict.fromkeys((key, run.curves[key].unit) for key in keys for run in runs if key in run.curves))
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(6 * columns, 4 * rows), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax, (key, unit) in zip(axes, panels):
+        for number, (run, label) in enumerate(zip(runs, _labels(runs))):
+            curve = run.curves.get(key)
+            if curve is not None and curve.unit == unit:
+                few = len(curve.steps) <= 30
+                ax.plot(curve.steps, curve.values, 'o-' if few else '-', ms=3, lw=1, color=f'C{number}', label=label)
+        ax.set(xlabel=unit, ylabel=key)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(fontsize='small')
+    for ax in axes[len(panels):]:
+        ax.set_axis_off()
+    with whole_file(path) as partial:
+        metadata = {'.png': {'Software': None}, '.pdf': {'CreationDate': None}, '.svg': {'Date': None}}[path.suffix]
+        figure.savefig(partial, format=path.suffix[1:], dpi=120, metadata=metadata)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """`tools/analysis/plot_logs.py`.
+
+    Args:
+        argv: arguments of the command line, by default those of this process.
+
+    Raises:
+        SystemExit: a fault that the user can mend, as one sentence.
+    """
+    args = parse_args(argv)
+    with one_sentence():
+        check_out_file(args.out, _SUFFIXES, args.force)
+        runs = [read_run(path) for path in args.work_dirs]
+        keys = choose_keys(runs, args.keys)
+        plot_runs(args.out, runs, keys)
+        for run, label in zip(runs, _labels(runs)):
+            parts = [_last(key, run.curves[key]) if key in run.curves else f'no {key}' for key in keys]
+            print(f'{label}, {len(run.logs)} {"log" if len(run.logs) == 1 else "logs"}: {"; ".join(parts)}')
+        print(f'{args.out}: {", ".join(keys)} of {len(runs)} {"run" if len(runs) == 1 else "runs"}')
+
+
+def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Draw losses and metrics of trainings. The logs of a resumed training are '
+                                     'joined; what it did again replaces what it had done before.')
+    parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='work folder of a training')
+    parser.add_argument('--keys', nargs='+',
+                        help='what to draw, by names of the logs such as loss, lr, mIoU, bbox_mAP; by default the loss and the '
+                        'usual metrics')
+    parser.add_argument('--out', type=Path, default=Path('curves.png'),
+                        help=f'file to write, {", ".join(_SUFFIXES)} (default: %(default)s)')
+    parser.add_argument('--force', action='store_true', help='overwrite the file')
+    return parser.parse_args(argv)
+
+
+def _read_log(path: Path) -> Iterator[_Line]:
+    texts = path.read_text().splitlines()
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            continue
+        try:
+            entry = json.loads(text)
+        except json.JSONDecodeError:
+            if number == len(texts):
+                return  # the training was killed while it wrote
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(entry.get('step'), int):
+            raise SetupError(f'line {number} of {path} is no line of a training log; give the work folder of another training')
+        is_training, step = 'iter' in entry, entry['step']
+        if step == 0:
+            continue  # an evaluation without a training
+        without = _COUNTERS if is_training else _OF_VALIDATION
+        yield _Line(is_training, step, {key: value for key, value in entry.items() if key not in without and _is_number(value)})
+
+
+def _comes_again(line: _Line, is_training: bool, start: int) -> bool:
+    """Whether a line of an earlier log is part of what a later one, whose first line of a kind has step `start`, did again."""
+    return line.iteration >= start if is_training else not line.is_training and line.step >= start
+
+
+def _curves(lines: Sequence[_Line]) -> Dict[str, Curve]:
+    by_epoch = any(not line.is_training and line.step < line.iteration for line in lines)
+    trained = {key for line in lines if line.is_training for key in line.values}
+    curves: Dict[str, Curve] = {}
+    for line in lines:
+        for key, value in line.values.items():
+            if not line.is_training and key in trained:
+                key = f'val/{key}'
+            unit = 'epoch' if by_epoch and not line.is_training else 'iteration'
+            curve = curves.setdefault(key, Curve(unit, [], []))
+            curve.steps.append(line.step)
+            curve.values.append(value)
+    return curves
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _last(key: str, curve: Curve) -> str:
+    return f'{key} {curve.values[-1]:.4g} at {curve.unit} {curve.steps[-1]}'
+
+
+def _labels(runs: Sequence[Run]) -> Tuple[str, ...]:
+    """Names of the runs; numbered where two are the same."""
+    names = [run.name for run in runs]
+    return tuple(f'{name} ({names[:i].count(name) + 1})' if names.count(name) > 1 else name for i, name in enumerate(names))

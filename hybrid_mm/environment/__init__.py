@@ -1,0 +1,21 @@
+"""What `tools/check_env.py` finds out: whether this environment can run the package, what is wrong, and what cures it.
+
+.. code-block:: text
+
+    items       what is checked, and the versions that are wanted
+    facts       collecting facts about the items, in another process
+    probes      what that process tries of each item
+    diagnosis   from facts to sentences
+    cures       the commands that mend what is wrong
+    launch      what the tool does
+
+Works where nothing is installed: the standard library alone is imported here. Everything else is imported in a process of
+its own, because a library that was compiled for another torch or numpy can end the interpreter. That process writes down
+facts, such as a version or an exception; `diagnose` turns the facts into sentences, and needs no environment to be tested.
+"""
+from .diagnosis import diagnose
+from .facts import collect_facts
+from .items import MINIMA, NEEDS, PINS, Finding, expand
+from .launch import main
+
+__all__ = ['Finding', 'MINIMA', 'NEEDS', 'PINS', 'collect_facts', 'diagnose', 'expand', 'main']

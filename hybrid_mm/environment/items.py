@@ -1,0 +1,76 @@
+"""What is checked: items, what they need, and the versions that the package asks for or is tested with."""
+import re
+from typing import List, NamedTuple, Optional, Sequence
+
+PINS = {  # those of requirements/stack.txt, on which the tests run; mmseg is mmsegmentation's module, cv2 is opencv's
+    'setuptools': '80.10.2', 'torch': '2.13.0', 'numpy': '2.4.6', 'cv2': '5.0.0.93', 'torchvision': '0.28.0',
+    'mmengine': '0.10.7', 'mmcv': '2.1.0', 'pycocotools': '2.0.11', 'mmdet': '3.3.0', 'mmseg': '1.2.2', 'mmpretrain': '1.2.0',
+}
+MINIMA = {  # those of setup.py
+    'python': '3.8', 'torch': '2.0', 'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0', 'mmseg': '1.2.2',
+    'mmpretrain': '1.2.0',
+}
+
+# item -> items that it cannot be tried without. In this order items are tried and printed, and cures can be run.
+NEEDS = {
+    'python': (),
+    'setuptools': (),
+    'torch': (),
+    'gpu': (),
+    'numpy': (),
+    'cv2': ('numpy', ),
+    'torchvision': ('torch', 'numpy'),
+    'mmengine': ('torch', 'numpy', 'cv2'),
+    'mmcv': ('mmengine', ),
+    'pycocotools': ('numpy', ),
+    'mmdet': ('mmcv', 'pycocotools'),
+    'mmseg': ('mmcv', ),
+    'mmpretrain': ('mmcv', 'torchvision'),
+    'hybrid_mm': ('mmcv', ),
+}
+ALSO = {  # item -> items that tell something about it, too
+    'torch': ('gpu', ),
+    'mmengine': ('setuptools', ),
+    'mmdet': ('torchvision', 'hybrid_mm'),
+    'mmseg': ('torchvision', 'hybrid_mm'),
+    'mmpretrain': ('hybrid_mm', ),
+}
+DISTRIBUTIONS = {'mmseg': 'mmsegmentation', 'cv2': 'opencv-python'}  # the others have the name of their module
+NAMES = {'python': 'Python', 'cv2': 'opencv', 'gpu': 'GPU'}
+
+
+class Finding(NamedTuple):
+    """What is said of one item.
+
+    Attributes:
+        item: a key of `NEEDS`, or ``'compiler'``.
+        status: ``'ok'``; ``'wrong'``, something that the package ships does not run; or ``'note'``, it runs, with a limit.
+        text: one sentence.
+        cure: the command that mends it, or an empty string.
+    """
+    item: str
+    status: str
+    text: str
+    cure: str = ''
+
+
+def expand(items: Sequence[str]) -> List[str]:
+    """Items with all that they need, in the order of `NEEDS`."""
+    found, todo = set(), ['python', *items]
+    while todo:
+        item = todo.pop()
+        if item not in found:
+            found.add(item)
+            todo += NEEDS[item] + ALSO.get(item, ())
+    return [item for item in NEEDS if item in found]
+
+
+def works(facts: Optional[dict]) -> bool:
+    """Whether an item with these facts works; None, an item that is not checked, is taken to."""
+    return facts is None or facts['found'] and 'error' not in facts and 'untried' not in facts
+
+
+def version_numbers(version: Optional[str]) -> tuple:
+    """The numbers that a version begins with, such as (2, 13, 0) of ``'2.13.0+cu130'``; empty if there are none."""
+    match = re.match(r'\d+(?:\.\d+)*', version or '')
+    return tuple(map(int, match.group().split('.'))) if match else ()

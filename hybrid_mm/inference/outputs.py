@@ -1,0 +1,111 @@
+"""The files that are written, and the form of ``predictions.json``.
+
+The folder:
+
+- ``pictures/``: each picture with what was found, as JPEG where the file was one, otherwise as PNG; of a video ``<name>.mp4``.
+- ``label_maps/``: of a segmentor, one PNG a picture; a pixel is the index of its class, the first one being 0.
+- ``predictions.json``: an object with ``task`` (detection, segmentation or classification), ``config`` and ``checkpoint`` (file
+  names), ``classes`` (names; an index into them is a label), ``score_thr`` of a detector, of a video ``video`` (file name) and
+  ``fps``, and a list: ``images``, in the order of the file names, or ``frames``, in their own.
+
+An entry of the list has ``file``, the picture's name, or ``frame``, from 0, and ``time`` in seconds; ``width`` and ``height``;
+``picture``, the drawn one below the folder, which frames lack; and
+
+- of a detector ``instances``, each with ``label``, ``class``, ``score``, ``bbox`` [x1, y1, x2, y2] in pixels, and ``mask``,
+  COCO's compressed RLE, where the network predicts masks;
+- of a segmentor ``label_map``, the file below the folder, and ``shares``: ``label``, ``class`` and ``share`` of the pixels,
+  from the largest on, of the classes that occur;
+- of a classifier ``top``, the five best: ``label``, ``class`` and ``score``.
+"""
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from hybrid_mm.engine.errors import SetupError
+
+from .inputs import silent_opencv
+
+_CODECS = (('mp4v', '.mp4'), ('MJPG', '.avi'))  # every OpenCV has the second
+
+
+class PredictionsFile:
+    """``predictions.json``, see the module.
+
+    Each entry reaches the disk as soon as it is there, in ``predictions.json.partial``, which takes its name when all are.
+
+    Args:
+        folder: where it lies.
+        head: what stands in front of the entries.
+        name: of the list of entries.
+    """
+
+    def __init__(self, folder: Path, head: Dict[str, Any], name: str) -> None:
+        self._path = folder / 'predictions.json'
+        self._partial = folder / 'predictions.json.partial'
+        self._head = ''.join(f' {json.dumps(key)}: {json.dumps(value)},\n' for key, value in head.items())
+        self._name = name
+        self._is_first = True
+
+    def __enter__(self) -> 'PredictionsFile':
+        self._file = open(self._partial, 'w')
+        self._file.write(f'{{\n{self._head} {json.dumps(self._name)}: [')
+        return self
+
+    def add(self, entry: Dict[str, Any]) -> None:
+        self._file.write(('' if self._is_first else ',') + '\n  ' + json.dumps(entry))
+        self._file.flush()
+        self._is_first = False
+
+    def __exit__(self, kind: Optional[type], *error) -> None:
+        self._file.write('\n ]\n}\n')  # after an error too, so that what is there can be read
+        self._file.close()
+        if kind is None:
+            os.replace(self._partial, self._path)
+
+
+def output_names(files: Sequence[Path]) -> Dict[Path, str]:
+    """Names of outputs: those of the files without the ending, but with it where only the endings differ."""
+    counts = Counter(file.stem for file in files)
+    return {file: file.stem if counts[file.stem] == 1 else file.name for file in files}
+
+
+def open_writer(path: Path, fps: float, size: Tuple[int, int]) -> Tuple[Path, cv2.VideoWriter]:
+    """Begin a video.
+
+    Args:
+        path: the file without its ending, which depends on the codecs that there are.
+        fps: pictures a second.
+        size: width and height in pixels.
+
+    Returns:
+        The file and its writer.
+
+    Raises:
+        SetupError: the file cannot be written.
+    """
+    for codec, ending in _CODECS:
+        target = path.with_name(path.name + ending)
+        with silent_opencv():
+            writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*codec), fps, size)
+        if writer.isOpened():
+            return target, writer
+    raise SetupError(f'{path.name} cannot be written as a video to {path.parent}; give another folder with --out')
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an image in the format that the ending of the file says.
+
+    Args:
+        path: the file.
+        image: uint8 (H, W, 3), BGR, or a label map, uint8 or uint16 (H, W).
+
+    Raises:
+        SetupError: the file cannot be written.
+    """
+    if not cv2.imwrite(str(path), image):
+        raise SetupError(f'{path} cannot be written; give another folder with --out')

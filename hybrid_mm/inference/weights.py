@@ -1,0 +1,75 @@
+"""Checkpoint and network: whether they belong together, and the names of the classes."""
+from typing import Any, Dict
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from torch import nn
+
+from hybrid_mm.engine.check_setup_hook import check_heads, differences, is_of_absent_head
+from hybrid_mm.engine.datasets import leaf_datasets
+from hybrid_mm.engine.errors import SetupError
+
+
+class ChecksWeights:
+    """Goes in front of an Inferencer, which loads what fits of a checkpoint and guesses the names of the classes."""
+
+    def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
+        super()._load_weights_to_model(model, fitting_weights(model, checkpoint, cfg), cfg)
+
+
+def fitting_weights(model: nn.Module, checkpoint: dict, cfg: Config) -> Dict[str, Any]:
+    """A checkpoint with the names of the classes, after a check that it is of this network.
+
+    Args:
+        model: the network.
+        checkpoint: the content of the file ``cfg.load_from``.
+        cfg: its config; the test data say the classes where the checkpoint does not.
+
+    Returns:
+        ``state_dict`` and ``meta.dataset_meta`` with ``classes`` and ``palette``.
+
+    Raises:
+        SetupError: the checkpoint is of another network, or the names of its classes are unknown or of another number.
+    """
+    state_dict = checkpoint.get('state_dict', checkpoint)
+    shapes = {key[len('module.'):] if key.startswith('module.') else key: tuple(getattr(value, 'shape', ()))
+              for key, value in state_dict.items()}
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    faults = differences({key: shape for key, shape in shapes.items() if not is_of_absent_head(key, wanted)}, wanted)
+    if faults:
+        raise SetupError(f'the checkpoint {cfg.load_from} is of another network: {faults}; give one that was saved with the '
+                         'model of this config')
+
+    meta = checkpoint.get('meta', {}) if 'state_dict' in checkpoint else {}
+    of_training = {key.lower(): value for key, value in (meta.get('dataset_meta') or meta).items()}
+    of_config = _metainfo_of_test_data(cfg)
+    classes, source = of_training.get('classes'), 'training'
+    if not classes:
+        classes, source = of_config.get('classes'), 'test'
+    if not classes:
+        raise SetupError(f'neither {cfg.load_from} nor the config names the classes; give them with `--cfg-options '
+                         'test_dataloader.dataset.metainfo.classes="(\'cat\',\'dog\')"`')
+    check_heads(model, classes, source)
+    palettes = (of_training.get('palette'), of_config.get('palette'))
+    palette = next((p for p in palettes if p is not None and not isinstance(p, str) and len(p) == len(classes)),
+                   np.random.RandomState(42).randint(0, 256, (len(classes), 3)).tolist())
+    return dict(state_dict=state_dict, meta=dict(dataset_meta=dict(classes=tuple(classes), palette=palette)))
+
+
+def first_dataset(cfg: Config) -> Dict[str, Any]:
+    """Config of the test data, without the wrappers around them; of several data sets the first."""
+    return next(dataset for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, ''))
+
+
+def _metainfo_of_test_data(cfg: Config) -> Dict[str, Any]:
+    """What the test data of a config say about their classes, without a look at the files."""
+    dataset = first_dataset(cfg)
+    kind = dataset.type
+    if isinstance(kind, str):
+        kind = DATASETS.get(kind if '.' in kind else f'{cfg.default_scope}.{kind}')
+    metainfo = dict(dataset.get('metainfo') or {})
+    if dataset.get('classes'):  # MMPreTrain's data sets take them directly, too
+        metainfo['classes'] = dataset.classes
+    loaded = kind._load_metainfo(metainfo) if hasattr(kind, '_load_metainfo') else metainfo
+    return {**getattr(kind, 'METAINFO', {}), **loaded}
