@@ -14,7 +14,6 @@ or, where the config starts from a checkpoint of ImageNet (model.backbone.init_c
 or in a config with model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=OUT, prefix='backbone.'))).
 """
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Iterable, Iterator, Optional, Sequence
@@ -28,16 +27,16 @@ flush_denormals()
 mend_torchvision()
 
 import torch  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
 from mmengine.utils import ProgressBar  # noqa: E402
 
 import hybrid_mm  # noqa: E402
 from hybrid_mm.analysis.kmeans_references import (  # noqa: E402
     build_backbone, find_blocks, kmeans_references, require_libraries, training_images)
-from hybrid_mm.engine import SetupError, require  # noqa: E402
-from hybrid_mm.engine.launch import one_sentence  # noqa: E402
-from hybrid_mm.engine.preflight import check_data, check_file, check_starting_weights  # noqa: E402
-from hybrid_mm.engine.settings import load_config  # noqa: E402
+from hybrid_mm.engine import SetupError  # noqa: E402
+from hybrid_mm.engine.arguments import add_config  # noqa: E402
+from hybrid_mm.engine.launch import one_sentence, read_config  # noqa: E402
+from hybrid_mm.engine.output import whole_file  # noqa: E402
+from hybrid_mm.engine.preflight import check_data, check_starting_weights  # noqa: E402
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -48,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='file of the config of a detector, segmentor or classifier with hybrid_mm.SeTformer')
+    add_config(parser, of='a detector, segmentor or classifier with hybrid_mm.SeTformer')
     parser.add_argument('out', metavar='OUT', type=Path, help='checkpoint to write')
     parser.add_argument('--images', type=int, default=256, help='training images to use (default: %(default)s)')
     parser.add_argument('--tokens', type=int, default=64,
@@ -56,9 +55,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
                         'tokens: 4 bytes for each channel of each block, 0.8 GB for SeTformer base with the defaults')
     parser.add_argument('--seed', type=int, default=0, help='of weights, images, positions and K-means (default: %(default)s)')
     parser.add_argument('--force', action='store_true', help='overwrite OUT')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that replace those of the config, as in tools/train.py')
-    parser.set_defaults(launcher='none', work_dir=None)
     return parser.parse_args(argv)
 
 
@@ -69,8 +65,7 @@ def make_references(args: argparse.Namespace) -> None:
         ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
     """
     check_options(args)
-    cfg = load_config(args)
-    require(cfg.get('default_scope'))
+    cfg = read_config(args)
     check_starting_weights(cfg)
     check_data(cfg, ('train', ))
     model = build_backbone(cfg, args.seed)
@@ -95,7 +90,8 @@ def make_references(args: argparse.Namespace) -> None:
     state_dict = {f'backbone.{key}': tensor.cpu() for key, tensor in model.backbone.state_dict().items()}
     meta = dict(config=Path(args.config).name, references='K-means', images=number, tokens=args.tokens, seed=args.seed,
                 hybrid_mm_version=hybrid_mm.__version__)
-    save(dict(state_dict=state_dict, meta=meta), args.out)
+    with whole_file(args.out) as partial:
+        torch.save(dict(state_dict=state_dict, meta=meta), partial)
     print(f'{args.out}: {len(state_dict)} tensors, the references of {len(entropies)} blocks from {number} images')
 
 
@@ -105,7 +101,6 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         SetupError: one of them cannot.
     """
-    check_file(args.config, 'the config')
     for name in ('images', 'tokens'):
         if getattr(args, name) < 1:
             raise SetupError(f'--{name} {getattr(args, name)} is not allowed; choose 1 or more')
@@ -124,16 +119,6 @@ def with_bar(images: Iterable, number: int) -> Iterator:
         yield image
         bar.update()
     print(flush=True)
-
-
-def save(checkpoint: dict, path: Path) -> None:
-    """Write a checkpoint whole or not at all."""
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    try:
-        torch.save(checkpoint, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 if __name__ == '__main__':

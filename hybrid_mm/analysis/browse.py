@@ -6,20 +6,19 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.runner import set_random_seed
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
+from hybrid_mm.engine.arguments import add_config
 from hybrid_mm.engine.datasets import leaf_datasets
 from hybrid_mm.engine.errors import SetupError
-from hybrid_mm.engine.launch import one_sentence
-from hybrid_mm.engine.libraries import require
+from hybrid_mm.engine.launch import one_sentence, read_config
 from hybrid_mm.engine.output import check_out_folder
-from hybrid_mm.engine.preflight import check_data, check_file
+from hybrid_mm.engine.preflight import check_data
 from hybrid_mm.engine.progress import Progress
-from hybrid_mm.engine.settings import load_config
 from hybrid_mm.inference import PREDICTORS
 
 _OPACITY = 0.5  # of masks and label maps
@@ -158,7 +157,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Write pictures of a data set as the network gets them, augmented but not yet normalised, with boxes and '
         'masks, the label map or the class drawn. Mixup and CutMix, which mix whole batches, are not seen.')
-    parser.add_argument('config', help='file of the config of a detector, segmentor or classifier')
+    add_config(parser)
     parser.add_argument('--split', choices=['train', 'val'], default='train', help='data to show (default: %(default)s)')
     parser.add_argument('--out', type=Path,
                         help='folder to write to; by default ./work_dirs/<name of the config>/browse_<split>')
@@ -166,9 +165,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
                         help='pictures to write, evenly spread over the data (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of the augmentation (default: %(default)s)')
     parser.add_argument('--force', action='store_true', help='write into a folder that is not empty')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that replace those of the config, as in tools/train.py')
-    parser.set_defaults(launcher='none', work_dir=None)
     return parser.parse_args(argv)
 
 
@@ -178,13 +174,11 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
     """
-    check_file(args.config, 'the config')
     if args.number < 1:
         raise SetupError(f'--number {args.number} is not allowed; choose 1 or more')
     if not 0 <= args.seed < 2**32:
         raise SetupError(f'--seed {args.seed} is not allowed; choose 0 to {2**32 - 1}')
-    cfg = load_config(args)
-    require(cfg.get('default_scope'))
+    cfg = read_config(args)
     out = args.out or Path(cfg.work_dir) / f'browse_{args.split}'
     check_out_folder(out, args.force)
     if cfg.get(f'{args.split}_dataloader') is None:

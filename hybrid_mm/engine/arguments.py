@@ -1,4 +1,5 @@
-"""Command lines of `tools/train.py` and `tools/test.py`: the options of MMDetection's and MMSegmentation's tools."""
+"""Command lines of `tools/train.py` and `tools/test.py`, the options of MMDetection's and MMSegmentation's tools; and what other
+tools that read a config share."""
 import argparse
 from typing import Optional, Sequence
 
@@ -38,6 +39,14 @@ def parse_test_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
                         help='test-time augmentation: tta_model and tta_pipeline of the config, or flips')
     _add_shared(parser)
     return parser.parse_args(argv)
+
+
+def add_config(parser: argparse.ArgumentParser, of: str = 'a detector, segmentor or classifier') -> None:
+    """The config and its options, for a tool that runs in one process and trains nothing; see `launch.read_config`."""
+    parser.add_argument('config', help=f'file of the config of {of}')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings that replace those of the config, as in tools/train.py')
+    parser.set_defaults(launcher='none', work_dir=None)
 
 
 def _add_shared(parser: argparse.ArgumentParser) -> None:

@@ -76,14 +76,26 @@ def one_sentence() -> Iterator[None]:
         raise
 
 
-def _prepare(args: Namespace) -> Config:
-    check_launcher(args.launcher)
-    if args.launcher != 'none':  # Open MPI has a name of its own, old launchers of torch an option
-        os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(args.local_rank)))
+def read_config(args: Namespace) -> Config:
+    """The config that a command line names, with its options; its library is there.
+
+    Args:
+        args: with ``config``, ``cfg_options``, ``launcher`` and ``work_dir``, see `arguments`.
+
+    Raises:
+        SetupError: there is no such file, or its library is missing.
+    """
     check_file(args.config, 'the config')
     cfg = load_config(args)
     require(cfg.get('default_scope'))
     return cfg
+
+
+def _prepare(args: Namespace) -> Config:
+    check_launcher(args.launcher)
+    if args.launcher != 'none':  # Open MPI has a name of its own, old launchers of torch an option
+        os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(args.local_rank)))
+    return read_config(args)
 
 
 def _build_runner(cfg: Config) -> Runner:

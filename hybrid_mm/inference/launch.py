@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 
+from hybrid_mm.engine.arguments import add_config
 from hybrid_mm.engine.errors import SetupError
-from hybrid_mm.engine.launch import one_sentence
-from hybrid_mm.engine.libraries import require
+from hybrid_mm.engine.launch import one_sentence, read_config
 from hybrid_mm.engine.output import check_out_folder
-from hybrid_mm.engine.preflight import check_checkpoint, check_file
-from hybrid_mm.engine.settings import load_config
+from hybrid_mm.engine.preflight import check_checkpoint
 
 from .inputs import Video, find_inputs
 from .loops import run_on_pictures, run_on_video
@@ -39,7 +38,7 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
         description='Run a detector, a segmentor or a classifier on your own pictures or video. Writes the pictures with what '
         'was found, label maps of a segmentor, and predictions.json, whose form the docstring of '
         'hybrid_mm/inference/outputs.py describes.')
-    parser.add_argument('config', help='file of the config')
+    add_config(parser)
     parser.add_argument('checkpoint', help='file of the checkpoint')
     parser.add_argument('input', metavar='IMAGE|FOLDER|VIDEO', type=Path,
                         help='a picture, a folder of pictures, or a video that OpenCV opens')
@@ -50,9 +49,6 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=1, help='pictures at a time (default: %(default)s)')
     parser.add_argument('--device', help='such as cpu or cuda:1; by default a GPU if there is one')
     parser.add_argument('--force', action='store_true', help='write into a folder that is not empty')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that replace those of the config, as in tools/train.py')
-    parser.set_defaults(launcher='none', work_dir=None)
     return parser.parse_args(argv)
 
 
@@ -62,9 +58,7 @@ def run_inference(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
     """
-    check_file(args.config, 'the config')
-    cfg = load_config(args)
-    require(cfg.get('default_scope'))
+    cfg = read_config(args)
     _check_options(args, cfg)
     check_checkpoint(args.checkpoint, 'checkpoint')
     out = args.out or Path(cfg.work_dir) / f'infer_{args.input.resolve().stem}'

@@ -1,4 +1,5 @@
 """Detector, segmentor and classifier: the stock Inferencers behind one set of methods."""
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -18,7 +19,7 @@ _OPACITY = 0.5  # of label maps
 _TOP = 5
 
 
-class Predictor:
+class Predictor(ABC):
     """A network with its test pipeline and its drawing, from the stock Inferencer of its library.
 
     Neither the data of the config nor the weights that its backbone starts from in training (``init_cfg``) need to be there.
@@ -61,17 +62,18 @@ class Predictor:
         """Data samples on the CPU, one for each result of `prepare`."""
         return [sample.cpu() for sample in self.inferencer.forward(self.inferencer.collate_fn(batch))]
 
+    @abstractmethod
     def describe(self, sample: Any) -> Dict[str, Any]:
         """The sample's part of the JSON file, see `outputs`; without files."""
-        raise NotImplementedError
 
     def draw(self, image: np.ndarray, sample: Any) -> np.ndarray:
         """The image, uint8 (H, W, 3), BGR, with what was found."""
         self.inferencer.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, **self._drawing)
         return np.ascontiguousarray(self.inferencer.visualizer.get_image()[..., ::-1])
 
+    @abstractmethod
     def _build(self, cfg: Config, checkpoint: str, device: str) -> Any:
-        raise NotImplementedError
+        """The Inferencer, with the weights loaded."""
 
     def _named(self, label: int, **values: Any) -> Dict[str, Any]:
         return {'label': label, 'class': self.classes[label], **values}

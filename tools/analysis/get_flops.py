@@ -18,13 +18,10 @@ from hybrid_mm.compat import flush_denormals, mend_torchvision  # noqa: E402
 flush_denormals()
 mend_torchvision()
 
-from mmengine.config import DictAction  # noqa: E402
-
 from hybrid_mm.analysis.complexity import Complexity, complexity  # noqa: E402
-from hybrid_mm.engine import SetupError, require  # noqa: E402
-from hybrid_mm.engine.launch import one_sentence  # noqa: E402
-from hybrid_mm.engine.preflight import check_file  # noqa: E402
-from hybrid_mm.engine.settings import load_config  # noqa: E402
+from hybrid_mm.engine import SetupError  # noqa: E402
+from hybrid_mm.engine.arguments import add_config  # noqa: E402
+from hybrid_mm.engine.launch import one_sentence, read_config  # noqa: E402
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
@@ -35,13 +32,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='file of the config of a detector, segmentor or classifier')
+    add_config(parser)
     parser.add_argument('--shape', nargs='+', type=int, metavar='PIXELS',
                         help='height and width of the image, or one number for both')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers to a file, too')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that replace those of the config, as in tools/train.py')
-    parser.set_defaults(launcher='none', work_dir=None)
     return parser.parse_args(argv)
 
 
@@ -51,13 +45,10 @@ def get_flops(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
     """
-    check_file(args.config, 'the config')
     if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
         raise SetupError(f'--json {args.json} cannot be written; give a file in a folder that exists')
     shape = args.shape * 2 if args.shape is not None and len(args.shape) == 1 else args.shape
-    cfg = load_config(args)
-    require(cfg.get('default_scope'))
-    result = complexity(cfg, shape)
+    result = complexity(read_config(args), shape)
     print(report(Path(args.config).name, result))
     if args.json is not None:
         args.json.write_text(json.dumps(dict(config=Path(args.config).name, **result.as_dict()), indent=2) + '\n')
