@@ -4,8 +4,8 @@
 
 Both are whole layers on 64 channels in two heads, projections included; softmax attention is torch's fused one. The second table
 changes the number of Sinkhorn's iterations at 16384 tokens and compares what the backward pass can do: compute the plan anew
-from the column factors that the forward pass kept ("recompute", the default), keep the plan ("keep"), or let autograd record
-every iteration ("unrolled"). "implicit" is the gradient at the fixed point, which needs no iteration of the forward pass; its
+from the column factors that the forward pass kept, in blocks of tokens or in kernels ("default") or by operators on whole
+arrays ("recompute"), keep the plan ("keep"), or let autograd record every iteration ("unrolled"). "implicit" is the gradient at the fixed point, which needs no iteration of the forward pass; its
 column "error" says how far it is from the gradient of what was computed, relative to its largest value, in float64. "kept" is
 what lies in memory between the passes, for each layer of a network at once; "peak" is one layer's, in its backward pass.
 """
@@ -114,16 +114,18 @@ class Unrolled:
 
 
 def ways_to_the_gradient(args, device):
-    n, ways = 16384, {'recompute': (ot._Sinkhorn, True), 'keep': (ot._Sinkhorn, False), 'unrolled': (Unrolled, False),
-                      'implicit': (Implicit, False)}
+    plain = dict(backend='plain')
+    n, ways = 16384, {'default': (ot._Sinkhorn, {}),
+                      'recompute': (ot._Sinkhorn, plain), 'keep': (ot._Sinkhorn, dict(plain, recompute=False)),
+                      'unrolled': (Unrolled, dict(plain, recompute=False)), 'implicit': (Implicit, dict(plain, recompute=False))}
     print(f'\n{n} tokens, forward and backward\niterations  way       |  time ms  peak MiB  kept MiB  error')
     x = torch.randn(1, n, CHANNELS, device=device, requires_grad=True)
     small = torch.randn(1, 512, CHANNELS, device=device, dtype=torch.float64, requires_grad=True)
     for iterations in (5, 20, 80):
         exact = None
-        for name, (function, recompute) in ways.items():
+        for name, (function, options) in ways.items():
             torch.manual_seed(0)
-            layer = SelfOptimalTransport(CHANNELS, args.references, iterations=iterations, recompute=recompute).to(device)
+            layer = SelfOptimalTransport(CHANNELS, args.references, iterations=iterations, **options).to(device)
             with mock.patch.object(ot, '_Sinkhorn', function):
                 step = partial(run, layer, x, True)
                 best = min(in_turn({name: step}, args.rounds)[name])

@@ -11,7 +11,8 @@ The functions behind `SelfOptimalTransport`, for unit vectors ``x`` (keys of n t
 
 Where no entry of L is so small that exp(L) leaves the range of float32, Sinkhorn needs products of matrices and vectors alone,
 and no exponential but the one of L; `narrow` tells. Elsewhere it runs in the log domain. Both give the same plan.
-On CUDA `transport` runs in the kernels of `optimal_transport_triton.py`, where triton is installed and they take the tensors.
+`transport` runs in the kernels of `optimal_transport_triton.py` on CUDA and in the blocks of `optimal_transport_blocks.py` on a
+CPU, where these take the tensors.
 
 This file needs torch alone.
 """
@@ -47,10 +48,18 @@ class Similarity(NamedTuple):
         """Similarity in units of eps, less its largest possible value, so that nothing is above 0."""
         return (self(x, y) - 1) / self.eps
 
+    def slope(self, x: Tensor, y: Tensor) -> Tensor:
+        """Derivative of the logits by the inner products: (..., n, m), or what multiplies like it."""
+        return x.new_tensor(1 / self.eps) if self.kind == 'dot' else self(x, y) / (self.eps * self.sigma**2)
+
     @property
     def span(self) -> float:
         """How far below 0 the logits can lie."""
         return (2. if self.kind == 'dot' else 1 - math.exp(-2 / self.sigma**2)) / self.eps
+
+    def is_narrow(self, prior: Optional['Prior']) -> bool:
+        """Whether exp(logits) times the prior stays in the range of float32, products of it and of vectors included."""
+        return self.span + (prior.span if prior else 0.) <= NARROW
 
 
 class Prior(NamedTuple):
@@ -65,8 +74,8 @@ class Prior(NamedTuple):
     @property
     def log(self) -> Tensor:
         """(n, m), or (B, 1, n, m) where sequences differ."""
-        offsets = self.tokens[..., None, :] - self.references
-        log = -offsets.square().sum(-1)
+        x, y = (self.tokens[..., i, None] - self.references[:, i] for i in range(2))
+        log = x.mul_(x).addcmul_(y, y).neg_()
         return log if log.ndim == 2 else log[:, None]
 
 
@@ -134,41 +143,55 @@ def transport(values: Tensor,
     Returns:
         (B, h, n, d).
     """
-    fused = fused_transport(values, references, backend)
+    fused = fused_transport(values, references, similarity, prior, backend)
     if fused is not None:
         return fused(values, keys, references, similarity, iterations, prior, mask)
     logits = similarity.logits(keys, references)
-    cells, (K, f, g) = _pool(values, logits, _is_narrow(similarity, prior), iterations, prior, mask)
-    if _is_narrow(similarity, prior):  # here f and g are factors
+    cells, (K, f, g) = _pool(values, logits, similarity.is_narrow(prior), iterations, prior, mask)
+    if similarity.is_narrow(prior):  # here f and g are factors
         out = K @ (g[..., None] * cells)
-        out = out / _times_columns(K, g)[..., None] if prior else out * (f * _count(keys, mask))[..., None]
+        out = out / _times_columns(K, g)[..., None] if prior else out * (f * real_tokens(keys, mask))[..., None]
     elif prior:
         out = torch.softmax(K + g[..., None, :], -1) @ cells
     else:
-        out = torch.exp(K + f[..., None] + g[..., None, :]) @ cells * _count(keys, mask)[..., None]
+        out = torch.exp(K + f[..., None] + g[..., None, :]) @ cells * real_tokens(keys, mask)[..., None]
     return out if mask is None else out * mask[:, None, :, None]
 
 
-def fused_transport(values: Tensor, references: Tensor, backend: str = 'auto') -> Optional[Callable[..., Tensor]]:
-    """The kernels that compute `transport` without an (n, m) array, or None where it is computed plainly.
+def fused_transport(values: Tensor,
+                    references: Tensor,
+                    similarity: Similarity,
+                    prior: Optional[Prior] = None,
+                    backend: str = 'auto') -> Optional[Callable[..., Tensor]]:
+    """A function that computes `transport` with few (n, m) arrays or none, or None where it is computed plainly.
 
     Args:
         values: V, (B, h, n, d).
         references: (h, m, k).
-        backend: 'auto', the kernels where they take the tensors; 'plain', never; 'triton', always. While torch compiles,
-            traces or exports, all three are plain: what is recorded has to run elsewhere, too.
+        similarity: of keys and references.
+        prior: position prior, or None.
+        backend: 'auto', Triton's kernels on CUDA and blocks on a CPU where they take the tensors; 'triton' or 'blocks', always;
+            'plain', never. While torch compiles, traces or exports, all are plain: what is recorded has to run elsewhere, too.
 
     Raises:
-        RuntimeError: the backend is 'triton' and the kernels cannot run.
+        RuntimeError: the backend is 'triton' or 'blocks' and cannot run.
     """
     if backend == 'plain' or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    kernels = _kernels(values, references)
-    if kernels is None and backend == 'triton':
-        raise RuntimeError(f"backend='triton' cannot transport {values.dtype} values {tuple(values.shape)} on {values.device} "
-                           f'through {references.shape[-2]} references; it needs triton, a CUDA device, float32, at most 256 '
-                           "references and 128 channels a head, and shared memory for them; choose backend='auto'")
-    return kernels
+    fused = _kernels(values, references) if backend in ('auto', 'triton') else None
+    if fused is None and backend in ('auto', 'blocks'):
+        from . import optimal_transport_blocks as blocks
+        fused = blocks.transport_in_blocks if blocks.available(values, similarity, prior) else None
+    if fused is None and backend != 'auto':
+        needs = {
+            'triton': 'triton, a CUDA device, float32, at most 256 references and 128 channels a head, and shared memory '
+            'for them',
+            'blocks': f'a CPU, and an exp(similarity / eps) in the range of float32, for which eps={similarity.eps} is too small '
+            'or the prior too narrow'
+        }
+        raise RuntimeError(f'backend={backend!r} cannot transport {values.dtype} values {tuple(values.shape)} on '
+                           f"{values.device} through {references.shape[-2]} references; it needs {needs[backend]}; choose backend='auto'")
+    return fused
 
 
 def _kernels(values: Tensor, references: Tensor) -> Optional[Callable[..., Tensor]]:
@@ -190,7 +213,7 @@ def pooled(values: Tensor,
            mask: Optional[Tensor] = None) -> Tensor:
     """What each reference collects, ``A = m T^T V`` without prior: (B, h, m, d). Arguments as of `transport`."""
     logits = similarity.logits(keys, references)
-    return _pool(values, logits, _is_narrow(similarity, prior), iterations, prior, mask)[0]
+    return _pool(values, logits, similarity.is_narrow(prior), iterations, prior, mask)[0]
 
 
 def plan(keys: Tensor,
@@ -210,15 +233,20 @@ def row_entropy(plan: Tensor) -> Tensor:
     return torch.special.entr(weights).sum(-1) / math.log(plan.shape[-1])
 
 
-def _is_narrow(similarity: Similarity, prior: Optional[Prior]) -> bool:
-    return similarity.span + (prior.span if prior else 0.) <= NARROW
-
-
-def _count(keys: Tensor, mask: Optional[Tensor]) -> Tensor:
+def real_tokens(keys: Tensor, mask: Optional[Tensor]) -> Tensor:
     """Real tokens of each sequence, to be multiplied with (B, h, n)."""
     if mask is None:
         return keys.new_tensor(keys.shape[-2])[None, None, None]
     return mask.sum(-1).to(keys.dtype)[:, None, None]
+
+
+def row_sums(tokens: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """The plan's row sums, 1/n for each real token, to be multiplied with (B, h, n); for tokens (B, h, n, any) of a dtype."""
+    n = tokens.shape[-2]
+    if mask is None:
+        return tokens.new_full((1, 1, n), 1 / n)
+    real = (mask | ~mask.any(-1, keepdim=True))[:, None]  # padding alone is balanced as if it were real; its output is zeros
+    return real / real.sum(-1, keepdim=True).to(tokens.dtype)
 
 
 def _pool(values, logits, narrow, iterations, prior, mask):
@@ -238,14 +266,9 @@ def _pool(values, logits, narrow, iterations, prior, mask):
 
 def _sinkhorn(kernel: Tensor, iterations: int, mask: Optional[Tensor], narrow: bool) -> Tuple[Tensor, Tensor]:
     """f (B, h, n) and g (B, h, m) such that the plan has its marginals, columns exactly; see `_Sinkhorn` for the forms."""
-    n = kernel.shape[-2]
-    if mask is None:
-        rows = kernel.new_full((1, 1, n), 1 / n)
-    else:  # a sequence of padding alone is balanced as if it were real; its output is zeros
-        real = (mask | ~mask.any(-1, keepdim=True))[:, None]
-        rows = real / real.sum(-1, keepdim=True).to(kernel.dtype)
+    rows = row_sums(kernel, mask)
     rows = rows if narrow else rows.log()
-    form = _Scaling if narrow else _LogDomain
+    form = Scaling if narrow else _LogDomain
     if torch.is_grad_enabled() and kernel.requires_grad:
         return _Sinkhorn.apply(kernel, rows, iterations, form)
     return form.solve(kernel, rows, iterations)[:2]
@@ -261,7 +284,7 @@ def _times_columns(K: Tensor, g: Tensor) -> Tensor:
     return (g[..., None, :] @ K.transpose(-1, -2))[..., 0, :]
 
 
-class _Scaling:
+class Scaling:
     """Sinkhorn on K = exp(L): the plan is ``f_i K_ij g_j``. A half step is one product of K and a vector."""
 
     @staticmethod
@@ -278,13 +301,14 @@ class _Scaling:
         return f, past[-1], past
 
     @classmethod
-    def back(cls, K, rows, past, df, dg):
-        """Gradient of K from those of f and g. The row factors are computed anew.
+    def back(cls, K, rows, past, df, dg, dK=None):
+        """Gradient of K from those of f and g, added to dK where that is given. The row factors are computed anew.
 
         Each iteration adds two products of a vector of n and one of m numbers to it. They are added up `_GROUP` iterations at
         a time, as adding them one by one reads and writes an array (n, m) each time.
         """
-        dK, left, right = None, [], []
+        left, right = [], []
+        dK = None if dK is None else dK.flatten(0, 1)
         for i in range(len(past) - 1, 0, -1):
             before, g = past[i - 1], past[i]
             b = dg * (-K.shape[-1] * g * g)  # dg / d(column sum)

@@ -14,6 +14,7 @@ from typing import ContextManager, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from .optimal_transport import (Prior, Similarity, fused_transport, plan, pooled, position_prior_1d, position_prior_2d,
@@ -47,10 +48,11 @@ class SelfOptimalTransport(nn.Module):
         tau: width of the prior as a share of the sequence or side. At 0.1 it is local, at 0.5 it reaches most of the map.
         references: 'learnable', or 'frozen' as they are made or loaded.
         nystrom: transport Nyström features of the values, ``k(z, z)^(-1/2) k(z, v)``, with d learnable centres z.
-        recompute: in training, compute the plan anew in the backward pass, and so keep no (n, m) array for it. The kernels of
-            backend 'triton' do so always.
-        backend: 'triton', kernels that store no (n, m) array, for CUDA in float32; 'plain', products of matrices; 'auto', the
-            kernels where they can run.
+        recompute: in training, compute the plan anew in the backward pass, and so keep no (n, m) array for it. The backends
+            'blocks' and 'triton' do so always.
+        backend: 'triton', kernels that store no (n, m) array, for CUDA in float32; 'blocks', blocks of tokens that stay in the
+            cache of a CPU, where eps is not too small for products in place of logarithms; 'plain', operators on whole arrays;
+            'auto', the one made for the device where it can run, else 'plain'.
         debug: report a plan that underflows as a FloatingPointError. So does ``torch.autograd.set_detect_anomaly(True)``.
 
     Shape:
@@ -80,7 +82,7 @@ class SelfOptimalTransport(nn.Module):
             raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a divisor of the channels')
         for name, value, allowed in (('similarity', similarity, ('gaussian', 'dot')), ('prior', prior, ('1d', '2d', None)),
                                      ('references', references, ('learnable', 'frozen')),
-                                     ('backend', backend, ('auto', 'plain', 'triton'))):
+                                     ('backend', backend, ('auto', 'plain', 'blocks', 'triton'))):
             if value not in allowed:
                 raise ValueError(f'{name}={value!r} is unknown; choose from {", ".join(map(repr, allowed))}')
         for name, value in (('num_references', num_references), ('iterations', iterations)):
@@ -131,7 +133,7 @@ class SelfOptimalTransport(nn.Module):
         with _full_precision(x):  # plans and their weights, 1/(nm), need float32's range
             values, keys, references, prior = self._prepare(v, mask, size)
             arguments = values, keys, references, self.similarity, self.iterations, prior, mask, self.backend
-            plain = fused_transport(values, references, self.backend) is None
+            plain = fused_transport(values, references, self.similarity, prior, self.backend) is None
             if plain and self.recompute and torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 out = checkpoint(transport, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -161,7 +163,7 @@ class SelfOptimalTransport(nn.Module):
         """Values and keys (B, h, n, d), unit references (h, m, d) and the prior, in float32 or float64."""
         v = v.to(torch.promote_types(v.dtype, torch.float32))
         values = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C) -> (B, h, n, d)
-        keys = F.normalize(values, dim=-1)
+        keys = F.normalize(values, dim=-1) if torch.compiler.is_compiling() else _Unit.apply(values)
         references = F.normalize(self.references.to(v.dtype), dim=-1)
         if self.centres is not None:
             values = nystrom_features(keys, F.normalize(self.centres.to(v.dtype), dim=-1), self.similarity)
@@ -204,6 +206,24 @@ class SelfOptimalTransport2d(SelfOptimalTransport):
         tokens = x.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H*W, C), a view if x is channels_last
         out = super().forward(tokens, size=(H, W))
         return out.unflatten(1, (H, W)).permute(0, 3, 1, 2)  # (B, H*W, C) -> (B, C, H, W)
+
+
+class _Unit(torch.autograd.Function):
+    """Vectors over their lengths, as ``F.normalize(x, dim=-1)`` with a third of the passes over memory in its backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+        unit = x / length
+        ctx.save_for_backward(unit, length)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        unit, length = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, unit)[..., None]
+        return torch.addcmul(grad, unit, along, value=-1).div_(length)
 
 
 def _full_precision(x: Tensor) -> ContextManager:

@@ -154,11 +154,11 @@ def test_kernels_compile_for_gpus(tmp_path, root):
 @pytest.mark.parametrize('padding', [False, True])
 def test_module_hands_its_arguments_to_the_kernels(monkeypatch, padding):
     torch.manual_seed(0)
-    layer = SelfOptimalTransport(32, num_references=4, head_dim=16).double()
+    layer = SelfOptimalTransport(32, num_references=4, head_dim=16, backend='plain').double()
     x = torch.randn(2, 30, 32, dtype=torch.float64)
     mask = torch.arange(30) < torch.tensor([[30], [20]]) if padding else None
     expected = layer(x, mask)
-    calls = []
+    layer.backend, calls = 'auto', []
 
     def kernels(*args):
         calls.append(args)
@@ -181,7 +181,7 @@ def test_backend_triton_without_cuda_raises_at_the_forward():
 
 
 def test_unknown_backend_raises():
-    with pytest.raises(ValueError, match="backend='cuda' is unknown; choose from 'auto', 'plain', 'triton'"):
+    with pytest.raises(ValueError, match="backend='cuda' is unknown; choose from 'auto', 'plain', 'blocks', 'triton'"):
         SelfOptimalTransport(32, backend='cuda')
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from layers.transport_cases import (CASES, LOG, MATRIX, assert_close, assert_equals_the_definition, make, recovered_plan,
+from layers.transport_cases import (CASES, LOG, MATRIX, WAYS, assert_close, assert_equals_the_definition, make, recovered_plan,
                                     results, tokens_of, unit_vectors)
 from reference import optimal_transport as definition
 from torch.autograd import gradcheck
@@ -16,10 +16,10 @@ from hybrid_mm.layers.optimal_transport import Similarity, plan, transport
 # ---- the definition ----
 
 
-@pytest.mark.parametrize('recompute', [True, False])
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('case', CASES, ids=str)
-def test_values_and_gradients_equal_the_definition(case, recompute):
-    layer, settings = make(recompute=recompute, **case)
+def test_values_and_gradients_equal_the_definition(case, way):
+    layer, settings = make(**WAYS[way], **case)
     assert_equals_the_definition(layer, settings, tokens_of(20), size=(4, 5) if case['prior'] == '2d' else None)
 
 
@@ -115,7 +115,7 @@ def test_pooled_set_equals_the_definition():
 
 @pytest.mark.parametrize('eps', [MATRIX, LOG])
 @pytest.mark.parametrize('kwargs', [
-    {}, dict(nystrom=True), dict(prior='2d'), dict(similarity='dot'), dict(recompute=False)
+    {}, dict(nystrom=True), dict(prior='2d'), dict(similarity='dot'), WAYS['plain'], WAYS['kept']
 ], ids=str)
 def test_gradcheck_of_input_and_references(eps, kwargs):
     layer, _ = make(channels=4, num_references=4, head_dim=2, iterations=3, eps=eps, **kwargs)
@@ -299,9 +299,9 @@ def test_compiles_into_one_graph_with_gradients():
     assert_close(results(compiled, x, list(layer.parameters())), results(layer, x, list(layer.parameters())))
 
 
-@pytest.mark.parametrize('recompute', [True, False])
-def test_recomputation_changes_no_value(recompute):
-    layer, _ = make(prior='1d', recompute=recompute)
+@pytest.mark.parametrize('way', WAYS)
+def test_recomputation_changes_no_value(way):
+    layer, _ = make(prior='1d', **WAYS[way])
     x = tokens_of(20)
     with torch.no_grad():
         plain = layer(x)

@@ -3,12 +3,9 @@ import weakref
 
 import pytest
 import torch
-from layers.transport_cases import LOG, MATRIX, make, tokens_of
+from layers.transport_cases import LOG, MATRIX, WAYS, make, tokens_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-
-# ---- memory ----
 
 
 class PeakMemory(TorchDispatchMode):
@@ -61,12 +58,12 @@ def saved_bytes(layer, x):
     return sum(tensor.untyped_storage().nbytes() for tensor in saved_tensors(layer, x))
 
 
-@pytest.mark.parametrize('recompute', [True, False])
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('eps', [MATRIX, LOG])
 @pytest.mark.parametrize('measure', [peak_bytes, saved_bytes])
-def test_memory_of_the_backward_pass_does_not_grow_with_the_iterations(measure, recompute, eps):
+def test_memory_of_the_backward_pass_does_not_grow_with_the_iterations(measure, way, eps):
     x = tokens_of(2000, batch=1, dtype=torch.float32)
-    used = [measure(make(num_references=16, recompute=recompute, eps=eps, iterations=iterations, dtype=torch.float32)[0], x)
+    used = [measure(make(num_references=16, eps=eps, iterations=iterations, dtype=torch.float32, **WAYS[way])[0], x)
             for iterations in (5, 20, 80)]
     assert used[0] > x.nbytes
     assert max(used) < 1.1 * used[0]
@@ -77,17 +74,18 @@ def test_memory_of_the_backward_pass_does_not_grow_with_the_iterations(measure, 
 def test_recomputation_saves_no_plan(prior, eps):
     n, m = 97, 25
     sizes = {}
-    for recompute in (True, False):
-        layer, _ = make(num_references=m, prior=prior, recompute=recompute, eps=eps)
-        sizes[recompute] = [tensor.numel() for tensor in saved_tensors(layer, tokens_of(n))]
-    assert sizes[True] and not any(size % (n * m) == 0 for size in sizes[True])
-    assert any(size % (n * m) == 0 for size in sizes[False])
+    for way in WAYS:
+        layer, _ = make(num_references=m, prior=prior, eps=eps, **WAYS[way])
+        sizes[way] = [tensor.numel() for tensor in saved_tensors(layer, tokens_of(n))]
+    for way in ('default', 'plain'):
+        assert sizes[way] and not any(size % (n * m) == 0 for size in sizes[way])
+    assert any(size % (n * m) == 0 for size in sizes['kept'])
 
 
-@pytest.mark.parametrize('recompute', [True, False])
+@pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('measure', [peak_bytes, saved_bytes])
 @pytest.mark.parametrize('prior', ['1d', None])
-def test_memory_grows_linearly_with_the_tokens(measure, recompute, prior):
-    layer, _ = make(num_references=16, recompute=recompute, prior=prior, dtype=torch.float32)
+def test_memory_grows_linearly_with_the_tokens(measure, way, prior):
+    layer, _ = make(num_references=16, prior=prior, dtype=torch.float32, **WAYS[way])
     small, large = (measure(layer, tokens_of(n, batch=1, dtype=torch.float32)) for n in (1000, 4000))
     assert 3.5 * small < large <= 4.2 * small

@@ -8,6 +8,7 @@ from hybrid_mm.layers.optimal_transport import pooled
 PRECISE = 1e-9
 MATRIX, LOG = 0.1, 0.01  # eps: exp(similarity / eps) within the range of float32, and beyond it
 SETTINGS = dict(similarity='gaussian', sigma=0.5, eps=MATRIX, iterations=5, prior=None, tau=0.5)
+WAYS = dict(default={}, plain=dict(backend='plain'), kept=dict(backend='plain', recompute=False))
 CASES = [dict(similarity=similarity, eps=eps, prior=prior)
          for similarity in ('gaussian', 'dot') for eps in (MATRIX, LOG) for prior in ('2d', '1d', None)]
 
