@@ -8,6 +8,8 @@ max_epochs = 20
 size = (2 * _base_.width, 2 * _base_.height)
 # objects cover a quarter of the pixels: without Dice hundreds of steps pass before any is found
 losses = [dict(type='CrossEntropyLoss'), dict(type='DiceLoss')]
+# with the usual std of 0.01 all classes look alike at first, and some stay so for long
+classifier = dict(type='Normal', std=0.2, override=dict(name='conv_seg'))
 weaker_losses = [dict(type='CrossEntropyLoss', loss_weight=0.4), dict(type='DiceLoss', loss_weight=0.4)]
 model = dict(
     backbone=dict(
@@ -16,8 +18,8 @@ model = dict(
         global_blocks='all',
         init_cfg=[dict(type='Xavier', layer=['Conv1d', 'Conv2d', 'Linear'], distribution='normal')]),
     neck=dict(type='hybrid_mm.TokenPyramid', in_channels=embed_dims),
-    decode_head=dict(in_channels=[embed_dims] * 4, channels=32, loss_decode=losses),
-    auxiliary_head=dict(in_channels=embed_dims, channels=32, loss_decode=weaker_losses))
+    decode_head=dict(in_channels=[embed_dims] * 4, channels=32, loss_decode=losses, init_cfg=classifier),
+    auxiliary_head=dict(in_channels=embed_dims, channels=32, loss_decode=weaker_losses, init_cfg=classifier))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
