@@ -10,18 +10,23 @@ ROOT = Path(__file__).resolve().parent
 DET = ['mmengine>=0.10.7', 'mmcv>=2.1.0,<2.2.0', 'mmdet>=3.3.0', 'pycocotools']
 SEG = ['mmengine>=0.10.7', 'mmcv>=2.1.0,<2.2.0', 'mmsegmentation>=1.2.2', 'ftfy', 'regex']  # mmseg needs, but omits, the last
 CLS = ['mmengine>=0.10.7', 'mmcv>=2.1.0,<2.2.0', 'mmpretrain>=1.2.0', 'torchvision']
+# the maintained forks of all three: the same modules, so an environment has one set or the other
+ONEDL = ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmdetection>=3.5.1', 'onedl-mmsegmentation>=1.4.2',
+         'onedl-mmpretrain>=1.3.6', 'pycocotools', 'torchvision']
 
 
 class BuildWithConfigs(build_py):
-    """Copies configs and tools into the built package; an editable install finds them in the clone."""
+    """Copies what mim reads into the built package; an editable install finds it in the clone."""
 
     def run(self):
         super().run()
-        if not self.editable_mode:
-            for folder in ('configs', 'tools'):
-                target = Path(self.build_lib) / 'hybrid_mm' / '.mim' / folder
-                shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns('__pycache__'))
+        if self.editable_mode:
+            return
+        mim = Path(self.build_lib) / 'hybrid_mm' / '.mim'
+        shutil.rmtree(mim, ignore_errors=True)
+        for folder in ('configs', 'tools', 'requirements'):
+            shutil.copytree(ROOT / folder, mim / folder, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(ROOT / 'model-index.yml', mim)
 
 
 def version() -> str:
@@ -46,6 +51,7 @@ setup(
         'seg': SEG,
         'cls': CLS,
         'all': sorted({*DET, *SEG, *CLS}),
+        'onedl': ONEDL,
     },
     cmdclass={'build_py': BuildWithConfigs},
     zip_safe=False,

@@ -1,32 +1,82 @@
-"""The wheel carries configs and tools, and works without the clone."""
+"""The source distribution and the wheel carry configs, tools and the index of models, and work without the clone."""
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
+from importlib.metadata import Distribution
 
 import pytest
+from modelindex import load
 
 import hybrid_mm
 
+SOURCES = ('hybrid_mm', 'configs', 'tools', 'requirements', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'model-index.yml',
+           'README.md', 'LICENSE')
+
 
 @pytest.fixture(scope='module')
-def installed(root, tmp_path_factory):
-    """A folder with what an installation of the wheel would put into site-packages."""
-    folder = tmp_path_factory.mktemp('wheel')
-    subprocess.run(['git', 'clone', '--quiet', str(root), str(folder / 'clone')], check=True)  # the build writes beside setup.py
+def unpacked(root, tmp_path_factory):
+    """A folder with the source distribution, unpacked."""
+    folder = tmp_path_factory.mktemp('sdist')
+    for name in SOURCES:  # a copy, as the build writes beside setup.py
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        copy(root / name, folder / 'clone' / name if copy is shutil.copytree else folder / 'clone')
+    subprocess.run([sys.executable, 'setup.py', '--quiet', 'sdist', '--dist-dir', str(folder)],
+                   cwd=folder / 'clone', check=True)
+    archive, = folder.glob('*.tar.gz')
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter='data')
+    return folder / archive.name[:-len('.tar.gz')]
+
+
+@pytest.fixture(scope='module')
+def installed(unpacked):
+    """A folder with what an installation of the wheel, built from the source distribution, would put into site-packages."""
+    folder = unpacked.parent
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir',
-                    str(folder), str(folder / 'clone')], check=True)
+                    str(folder), str(unpacked)], check=True)
     wheel, = folder.glob('*.whl')
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / 'site')
     return folder / 'site'
 
 
-def test_wheel_holds_the_package_its_configs_and_its_tools(installed):
+def files_below(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file() and '__pycache__' not in path.parts}
+
+
+def test_wheel_holds_the_package_and_nothing_beside_it(root, installed):
     assert {path.name.split('-')[0] for path in installed.iterdir()} == {'hybrid_mm'}
-    for name in ('layers/h_mhsa.py', '.mim/configs/maskrcnn_transcnn_b.py', '.mim/configs/_base_/runtime.py',
-                 '.mim/tools/train.py', '.mim/tools/dist_train.sh'):
-        assert (installed / 'hybrid_mm' / name).is_file()
+    modules = {name for name in files_below(root / 'hybrid_mm') if not name.startswith('.mim')}
+    assert {name for name in files_below(installed / 'hybrid_mm') if not name.startswith('.mim')} == modules
+
+
+@pytest.mark.parametrize('folder', ['configs', 'tools', 'requirements'])
+def test_source_distribution_and_wheel_hold_every_file_of_a_folder(folder, root, unpacked, installed):
+    assert files_below(unpacked / folder) == files_below(root / folder)
+    assert files_below(installed / 'hybrid_mm' / '.mim' / folder) == files_below(root / folder)
+
+
+def test_index_in_the_wheel_is_valid_and_leads_to_configs(installed):
+    mim = installed / 'hybrid_mm' / '.mim'
+    index = load(str(mim / 'model-index.yml'))
+    assert index.check(silent=True) == []
+    assert len(index.models) > 100 and all((mim / model.config).is_file() for model in index.models)
+
+
+def test_extras_name_upstream_or_the_forks_and_never_both(installed):
+    dist = Distribution.at(next(installed.glob('*.dist-info')))
+    of = {extra: [line.split(';')[0] for line in dist.requires if f'extra == "{extra}"' in line]
+          for extra in ('det', 'seg', 'cls', 'all', 'onedl')}
+    plain = [line for line in dist.requires if 'extra' not in line]
+    assert not any('mm' in name for name in plain)
+    assert set(of['all']) == {*of['det'], *of['seg'], *of['cls']}
+    for name in ('mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain'):
+        assert any(line.startswith(name) for line in of['all'])
+        assert not any(line.startswith(name) for line in of['onedl'])
+        assert any(line.startswith(f'onedl-{name}') for line in of['onedl'])
 
 
 def test_configs_are_found_and_load_from_the_wheel(installed):
