@@ -198,20 +198,20 @@ def family_table(models: Sequence[Model]) -> str:
 
 
 def overview(families: Dict[str, List[Model]]) -> str:
-    """A row for each network with a published accuracy on ImageNet, but for the baselines, for README.md."""
+    """A row for each network but for the baselines, for README.md."""
     head = ['network', 'parameters, M', 'MACs, G', 'top-1, published', 'COCO box / mask AP, published', 'mIoU, published',
             'reproduced', 'configs']
     rows = []
     for models in families.values():
         for classifier in models:
-            if classifier['task'] != 'imagenet' or 'baseline' in classifier['network'] or not _results(classifier):
+            if classifier['task'] != 'imagenet' or 'baseline' in classifier['network']:
                 continue
             own = [model for model in models if model['network'] == classifier['network']]
             published = {}
             for model in own:
                 published.update(_results(model))
             number = {name: text.split()[-1] for name, text in published.items()}
-            rows.append([classifier['network'], _millions(classifier), _billions(classifier), number['Top 1 Accuracy'],
+            rows.append([classifier['network'], _millions(classifier), _billions(classifier), number.get('Top 1 Accuracy', ''),
                          ' / '.join(number[name] for name in ('box AP', 'mask AP') if name in number),
                          number.get('mIoU', ''), _reproduced(own),
                          ' · '.join(_link(model['Name'], '', SHORT[model['task']]) for model in own)])
