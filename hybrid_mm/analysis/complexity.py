@@ -39,7 +39,7 @@ COLUMNS = {
     'other': ('Sinkhorn', 'FFT'),
 }
 _SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 2048), mmpretrain=(224, 224))
-_NUM_BOXES, _NUM_MASKS = 1000, 100
+NUM_BOXES, NUM_MASKS = 1000, 100  # of an image
 _DIVIDED = ('backbone', 'roi_head')  # parts that are shown with the parts inside
 
 
@@ -110,10 +110,15 @@ class Complexity(NamedTuple):
         for name, part in rows:
             macs = [part.column(), *map(part.column, COLUMNS)]
             lines.append([name, f'{part.parameters / 1e6:.3f}', *(f'{number / 1e9:.3f}' for number in macs)])
-        widths = [max(map(len, column)) for column in zip(*lines)]
-        rule = '-' * (sum(widths) + 2 * len(widths) - 2)
-        text = ['  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
+        text = aligned(lines)
+        rule = '-' * len(text[0])
         return '\n'.join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> List[str]:
+    """Lines of a table: the first cell of each to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return ['  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
 
 
 def complexity(cfg: Any, shape: Optional[Sequence[int]] = None) -> Complexity:
@@ -126,16 +131,29 @@ def complexity(cfg: Any, shape: Optional[Sequence[int]] = None) -> Complexity:
     Raises:
         SetupError: the shape is too small, or the network cannot be counted.
     """
+    shape = image_shape(cfg, shape)
+    from mmengine.registry import DefaultScope
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_model(cfg)
+        return _count(model, torch.empty(shape, device='meta'), cfg.default_scope)
+
+
+def image_shape(cfg: Any, shape: Optional[Sequence[int]] = None) -> Tuple[int, int, int, int]:
+    """Shape of one image as the network of a config takes it, (1, channels, height, width).
+
+    Args:
+        cfg: config of a detector, segmentor or classifier.
+        shape: height and width; by default see `default_shape`.
+
+    Raises:
+        SetupError: the config has no model, or the shape is too small.
+    """
     if not cfg.get('model'):
         raise SetupError('the config has no model; give the config of a detector, segmentor or classifier')
     shape = tuple(default_shape(cfg) if shape is None else shape)
     if len(shape) != 2 or min(shape) < 32:
         raise SetupError(f'shape {" ".join(map(str, shape))} is not allowed; give height and width in pixels, each 32 or more')
-    from mmengine.registry import DefaultScope
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = build_model(cfg)
-        image = torch.empty(1, (cfg.model.get('backbone') or {}).get('in_channels', 3), *shape, device='meta')
-        return _count(model, image, cfg.default_scope)
+    return (1, (cfg.model.get('backbone') or {}).get('in_channels', 3), *shape)
 
 
 def default_shape(cfg: Any) -> Tuple[int, int]:
@@ -153,19 +171,27 @@ def default_shape(cfg: Any) -> Tuple[int, int]:
     return _SHAPES[cfg.default_scope]
 
 
-def build_model(cfg: Any) -> nn.Module:
-    """The model of a config in evaluation mode on the meta device, without weights. Its scope has to be the default."""
+def build_model(cfg: Any, device: str = 'meta') -> nn.Module:
+    """The model of a config in evaluation mode. Its scope has to be the default.
+
+    Args:
+        cfg: with ``model``. Initialisers and files of weights that it names are left out.
+        device: on the meta device there are no weights; on another one they are random, as at the start of a training.
+    """
     from mmengine.logging import MMLogger
     from mmengine.registry import MODELS
     model_cfg = copy.deepcopy(cfg.model)
     _drop_weights(model_cfg)
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel('WARNING')
+    logger.setLevel('ERROR')
     try:
         with warnings.catch_warnings():  # losses and the like announce themselves
             warnings.simplefilter('ignore')
-            return MODELS.build(model_cfg).to('meta').eval()
+            model = MODELS.build(model_cfg)
+            if device != 'meta':
+                model.init_weights()
+            return model.to(device).eval()
     finally:
         logger.setLevel(level)
 
@@ -183,9 +209,10 @@ def _drop_weights(node: Any) -> None:
 
 def _count(model: nn.Module, image: Tensor, scope: str) -> Complexity:
     modules = dict(_divide(model))
+    boxes = image.new_empty(NUM_BOXES, 5)
     try:
         with counting(modules, image) as counter:
-            _run(model, image, scope)
+            run_network(model, image, scope, boxes)
     except (NotImplementedError, RuntimeError) as error:
         if 'meta' not in str(error).lower():
             raise
@@ -234,41 +261,62 @@ def _sum(name: str, parts: Sequence[Part]) -> Part:
 # ---- running a network as the published tables do ----
 
 
-def _run(model: nn.Module, image: Tensor, scope: str) -> None:
+def run_network(model: nn.Module, images: Tensor, scope: str, boxes: Tensor, verb: str = 'counted') -> None:
+    """What the published tables count: the forward pass without what comes before and after the network.
+
+    In a detector with RoI heads these take the same boxes whatever the RPN finds, which depends on the weights.
+
+    Args:
+        model: detector, segmentor or classifier in evaluation mode.
+        images: (B, C, H, W).
+        scope: library of the model.
+        boxes: `NUM_BOXES` for each image, those of an image together: (n, 5), the index of the image, x1, y1, x2, y2. All go
+            to the box heads, `NUM_MASKS` of each image to the mask heads.
+        verb: for the message, what is done to the network.
+
+    Raises:
+        SetupError: the RoI heads are of a kind that is not known.
+    """
     if scope != 'mmdet':
-        model(image, mode='tensor')
+        model(images, mode='tensor')
     elif getattr(model, 'roi_head', None) is None:
-        model(image, _data_samples(image), mode='tensor')
+        model(images, data_samples(images), mode='tensor')
     else:
-        maps = model.extract_feat(image)
+        maps = model.extract_feat(images)
         if model.with_rpn:
             model.rpn_head(maps)
-        _run_roi_head(model.roi_head, maps)
+        if images.is_meta:
+            maps = maps[:1]  # a box takes its features from one level; values decide which, and all cost the same
+        _run_roi_head(model.roi_head, maps, boxes, verb)
 
 
-def _data_samples(image: Tensor) -> list:
-    """What some detectors ask for: an image without padding."""
-    from mmdet.structures import DetDataSample
-    shape = tuple(image.shape[2:])
+def data_samples(images: Tensor, kind: Optional[type] = None) -> list:
+    """What a model asks for beside images (B, C, H, W): that these have no padding.
+
+    Args:
+        images: the batch.
+        kind: of the samples, by default MMDetection's.
+    """
+    if kind is None:
+        from mmdet.structures import DetDataSample as kind
+    shape = tuple(images.shape[2:])
     metainfo = dict(batch_input_shape=shape, pad_shape=shape, img_shape=shape, ori_shape=shape, scale_factor=(1., 1.))
-    return [DetDataSample(metainfo=metainfo)]
+    return [kind(metainfo=metainfo) for _ in images]
 
 
-def _run_roi_head(roi_head: nn.Module, maps: Sequence[Tensor]) -> None:
-    """The box and mask heads, stage by stage, on features of as many boxes as the tables have.
+def _run_roi_head(roi_head: nn.Module, maps: Sequence[Tensor], boxes: Tensor, verb: str) -> None:
+    """The box and mask heads, stage by stage.
 
     MMDetection's own forward of a cascade sends all boxes to the mask heads, and where the boxes lie is decided by values.
     """
     from mmdet.models import CascadeRoIHead, StandardRoIHead
     known = StandardRoIHead, CascadeRoIHead
     if type(roi_head).forward not in [kind.forward for kind in known]:
-        raise SetupError(f'roi_head of type {type(roi_head).__name__} cannot be counted; known are '
+        raise SetupError(f'roi_head of type {type(roi_head).__name__} cannot be {verb}; known are '
                          f'{", ".join(kind.__name__ for kind in known)} and what runs as they do')
-    maps = maps[:1]  # a box takes its features from one level, whichever
-    boxes = maps[0].new_empty(_NUM_BOXES, 5)
     stages = [(i, ) for i in range(roi_head.num_stages)] if isinstance(roi_head, CascadeRoIHead) else [()]
     for stage in stages:
         if roi_head.with_bbox:
             roi_head._bbox_forward(*stage, maps, boxes)
         if roi_head.with_mask:
-            roi_head._mask_forward(*stage, maps, boxes[:_NUM_MASKS])
+            roi_head._mask_forward(*stage, maps, boxes[::NUM_BOXES // NUM_MASKS])

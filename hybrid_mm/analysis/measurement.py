@@ -1,7 +1,7 @@
 """Time and memory of a piece of work, on a CPU or a GPU."""
 import os
 import time
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -40,21 +40,25 @@ def seconds(step: Step, at_least: float = 0.) -> float:
             return elapsed / runs
 
 
-def in_turn(steps: Dict[str, Step], rounds: int, at_least: float = 0.) -> Dict[str, List[float]]:
+def in_turn(steps: Dict[str, Step], rounds: int, at_least: float = 0., done: Optional[Step] = None) -> Dict[str, List[float]]:
     """Seconds of each step in each round, one step after the other within a round, so that the machine's moods hit all
-    alike and ratios hold. One round before these warms up and does not count."""
+    alike and ratios hold. One round before these warms up and does not count. `done` is called behind each step, outside of
+    its time."""
     times = {name: [] for name in steps}
     for i in range(rounds + 1):
         for name, step in steps.items():
             taken = seconds(step, at_least if i else 0.)
             if i:
                 times[name].append(taken)
+            if done is not None:
+                done()
     return times
 
 
-def peak_bytes(step: Step) -> int:
-    """Most memory that torch's allocator held during one run, beyond what it held before."""
-    if torch.cuda.is_available():
+def peak_bytes(step: Step, device: Optional[str] = None) -> int:
+    """Most memory that torch's allocator held during one run, beyond what it held before; on the current GPU if there is one,
+    unless `device` says ``'cpu'``."""
+    if torch.cuda.is_available() and device != 'cpu':
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
