@@ -19,6 +19,8 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     Works with every backbone of ours in any detector, segmentor or classifier that has it as ``backbone``. What the released
     backbones lack learns at the full rate: neck, heads and the norms of ``out_norm=True``. With ``num_layers=6`` the layers of
     a ConvNeXt with depths 3, 3, 9, 3 are those of its authors, which MMDetection and MMSegmentation know for ConvNeXt alone.
+    ``layer_wise`` decay takes other backbones with a ``get_layer_depth`` too, at the depths that they say: those of MMPreTrain
+    that have one, also inside of `hybrid_mm.WithParC`.
 
     Args:
         optim_wrapper_cfg: optimizer and its wrapper.
@@ -35,10 +37,13 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
               unless ``norm_decay_mult``, ``bias_decay_mult`` or ``flat_decay_mult`` say otherwise.
 
     Raises:
-        ValueError: an option is missing or outside of what is allowed, or the model has no backbone of ours.
+        ValueError: an option is missing or outside of what is allowed, or the model has no backbone that knows its depths.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
+        if optim_wrapper_cfg.get('optimizer', {}).get('weight_decay') is None:
+            raise ValueError('optimizer.weight_decay is missing; layer decay leaves norms and biases out of it, so give it, 0 '
+                             'for none')
         no_decay = dict(norm_decay_mult=0., bias_decay_mult=0., flat_decay_mult=0.)
         super().__init__(optim_wrapper_cfg, {**no_decay, **(paramwise_cfg or {})})
         self.decay_rate = self.paramwise_cfg.get('decay_rate')
@@ -56,7 +61,7 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
         super().add_params(params, module, prefix, **kwargs)
         if prefix:  # a part of the model, on mmengine's way through it
             return
-        backbone = _backbone(module)
+        backbone = self._backbone(module)
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         groups = {}
         for group in params:
@@ -74,6 +79,7 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
         """Layer of a parameter, and the last layer, that of the heads."""
         part, index, *_ = f'{name[len(_PREFIX):]}.'.split('.') if name.startswith(_PREFIX) else ('', '')
         depth, num_depths = backbone.get_layer_depth(name, _PREFIX)
+        at_full_rate = part not in _PARTS if _is_ours(backbone) else depth == num_depths - 1
         if self.decay_type == 'stage_wise':
             last = self._num_layers(len(backbone.stages), fewest=len(backbone.stages)) + 1
             layer = int(index) + 1 if part == 'stages' else 0
@@ -82,7 +88,7 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
             num_layers = self._num_layers(num_blocks, most=num_blocks)
             last = num_layers + 1
             layer = 1 + (depth - 1) * num_layers // num_blocks if depth else 0
-        return (layer if part in _PARTS else last), last
+        return (last if at_full_rate else layer), last
 
     def _num_layers(self, default: int, fewest: int = 1, most: Optional[int] = None) -> int:
         count = default if self.num_layers is None else self.num_layers
@@ -92,9 +98,13 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
                              'of this backbone')
         return count
 
+    def _backbone(self, model: nn.Module) -> nn.Module:
+        backbone = getattr(model, 'backbone', None)
+        if not (_is_ours(backbone) or self.decay_type == 'layer_wise' and hasattr(backbone, 'get_layer_depth')):
+            raise ValueError(f'{self.decay_type} decay needs a backbone of hybrid_mm as model.backbone, not '
+                             f'{type(backbone).__name__}; layer_wise decay also takes one with get_layer_depth')
+        return backbone
 
-def _backbone(model: nn.Module) -> nn.Module:
-    backbone = getattr(model, 'backbone', None)
-    if not all(hasattr(backbone, part) for part in ('get_layer_depth', *_PARTS)):
-        raise ValueError(f'layer decay needs a backbone of hybrid_mm as model.backbone, not {type(backbone).__name__}')
-    return backbone
+
+def _is_ours(backbone: nn.Module) -> bool:
+    return all(hasattr(backbone, part) for part in ('get_layer_depth', *_PARTS))
