@@ -8,7 +8,7 @@ has_stack() {
     "$1" - <<'PY' 2>/dev/null
 import importlib.util as util, sys
 needed = ('torch', 'mmengine', 'mmcv._ext', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', 'pycocotools', 'ftfy', 'pytest', 'xdist', 'faiss', 'ot',
-          'triton')
+          'triton', 'modelindex', 'sklearn', 'ttach', 'pytorch_grad_cam')
 sys.exit(not all(util.find_spec(name) for name in needed))
 PY
 }
@@ -29,6 +29,7 @@ else
         "$PYTHON" -m pip install --quiet -r "$ROOT/requirements/build.txt"
         PATH="$ROOT/.venv/bin:$PATH" MMCV_WITH_OPS=1 \
             "$PYTHON" -m pip install --quiet --no-build-isolation -r "$ROOT/requirements/stack.txt"
+        "$PYTHON" -m pip install --quiet --no-build-isolation --no-deps -r "$ROOT/requirements/no_deps.txt"
         has_stack "$PYTHON" || { echo "The stack in .venv is incomplete; remove .venv and run this again" >&2; exit 1; }
     fi
 fi

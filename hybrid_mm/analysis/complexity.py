@@ -191,7 +191,8 @@ def build_model(cfg: Any, device: str = 'meta') -> nn.Module:
             model = MODELS.build(model_cfg)
             if device != 'meta':
                 model.init_weights()
-            return model.to(device).eval()
+            model.eval()  # of some backbones it returns nothing
+            return model.to(device)
     finally:
         logger.setLevel(level)
 

@@ -1,6 +1,6 @@
 """Effective receptive field (Luo et al., arXiv 1701.04128): how much each pixel moves the centre of a feature map."""
 from contextlib import contextmanager
-from typing import Iterator, NamedTuple, Sequence, Tuple, Union
+from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -22,44 +22,69 @@ def effective_receptive_field(module: nn.Module,
                               feature: Union[int, str, None] = None,
                               num_images: int = 8,
                               in_channels: int = 3,
-                              seed: int = 0) -> ReceptiveField:
-    """Absolute gradient of a feature map's centre with respect to the image, averaged over random images.
+                              seed: int = 0,
+                              images: Optional[Iterable[Tensor]] = None,
+                              positive: bool = False) -> ReceptiveField:
+    """Absolute gradient of a feature map's centre with respect to the image, averaged over images.
 
     The centre's channels are summed before the gradient, the image's channels after it. The module runs in evaluation mode
-    and stays as it was; images are normal noise of mean 0 and standard deviation 1, as a normalised image has.
+    and stays as it was.
 
     Args:
         module: takes (1, in_channels, H, W).
         image_size: H = W, or (H, W).
         feature: which map: the index of an output, the dotted name of a layer inside, or None where there is one output.
-        num_images: images to average over.
-        in_channels: channels of the image.
-        seed: of the images.
+        num_images: number of `random_images`, where no others are given.
+        in_channels: channels of these.
+        seed: of these.
+        images: (in_channels, H, W) each, normalised as the module takes them; by default `random_images`.
+        positive: sum the positive channels of the centre alone, as RepLKNet's authors do (arXiv 2203.06717): behind a
+            LayerNorm the sum of all channels depends on no pixel, and its gradient is rounding errors.
 
     Returns:
         The field and where its centre is.
 
     Raises:
-        ValueError: there is no such feature map, or the image has no influence on its centre.
+        ValueError: there is no such feature map, the image has no influence on its centre, or an image has another size.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if num_images < 1:
-        raise ValueError(f'num_images={num_images} is not allowed; give 1 or more')
+    if images is None:
+        images = random_images(size, num_images, in_channels, seed)
     parameter = next(module.parameters(), torch.empty(0))
-    generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(size, dtype=torch.float64)
     with _frozen_evaluation(module), torch.enable_grad():
-        for _ in range(num_images):
-            image = torch.randn(1, in_channels, *size, generator=generator)
-            image = image.to(parameter.device, parameter.dtype).requires_grad_()
+        for image in images:
+            if tuple(image.shape[1:]) != size:
+                raise ValueError(f'an image has the shape {tuple(image.shape)}; give (C, {size[0]}, {size[1]})')
+            image = image[None].to(parameter.device, parameter.dtype, copy=True).requires_grad_()
             out = _feature_map(module, image, feature)
             row, column = (side // 2 for side in out.shape[2:])
-            gradient, = torch.autograd.grad(out[:, :, row, column].sum(), image)
+            values = out[:, :, row, column]
+            gradient, = torch.autograd.grad((values.relu() if positive else values).sum(), image)
             total += gradient.abs().sum((0, 1)).double().cpu()
     if not total.sum() > 0:
         raise ValueError('the image has no influence on the centre of this feature map')
     centre = tuple((i + 0.5) * pixels / side - 0.5 for i, pixels, side in zip((row, column), size, out.shape[2:]))
     return ReceptiveField(total / total.sum(), centre)
+
+
+def random_images(size: Sequence[int], number: int, in_channels: int = 3, seed: int = 0) -> Iterator[Tensor]:
+    """Normal noise of mean 0 and standard deviation 1, as a normalised image has.
+
+    Args:
+        size: (H, W).
+        number: 1 or more.
+        in_channels: channels of an image.
+        seed: of the noise.
+
+    Yields:
+        (in_channels, H, W).
+    """
+    if number < 1:
+        raise ValueError(f'num_images={number} is not allowed; give 1 or more')
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(number):
+        yield torch.randn(in_channels, *size, generator=generator)
 
 
 def area(gradient: Tensor, fraction: float) -> float:

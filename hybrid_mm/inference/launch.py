@@ -59,7 +59,9 @@ def run_inference(args: argparse.Namespace) -> None:
         ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
     """
     cfg = read_config(args)
-    _check_options(args, cfg)
+    if args.batch_size < 1:
+        raise SetupError(f'--batch-size {args.batch_size} is not allowed; choose 1 or more')
+    check_prediction(args, cfg)
     check_checkpoint(args.checkpoint, 'checkpoint')
     out = args.out or Path(cfg.work_dir) / f'infer_{args.input.resolve().stem}'
     check_out_folder(out, args.force)
@@ -94,9 +96,8 @@ def find_device(name: Optional[str]) -> str:
     return name
 
 
-def _check_options(args: argparse.Namespace, cfg: Config) -> None:
-    if args.batch_size < 1:
-        raise SetupError(f'--batch-size {args.batch_size} is not allowed; choose 1 or more')
+def check_prediction(args: argparse.Namespace, cfg: Config) -> None:
+    """Raise a SetupError where ``args.score_thr`` is not allowed, or the config does not say how to prepare pictures."""
     if args.score_thr is not None and not 0 <= args.score_thr <= 1:
         raise SetupError(f'--score-thr {args.score_thr} is not allowed; choose 0 to 1')
     if args.score_thr is not None and cfg.default_scope != 'mmdet':
