@@ -8,7 +8,7 @@ has_stack() {
     "$1" - <<'PY' 2>/dev/null
 import importlib.util as util, sys
 needed = ('torch', 'mmengine', 'mmcv._ext', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', 'pycocotools', 'ftfy', 'pytest', 'xdist', 'faiss', 'ot',
-          'triton', 'modelindex', 'sklearn', 'ttach', 'pytorch_grad_cam')
+          'triton', 'modelindex', 'sklearn', 'ttach', 'pytorch_grad_cam', 'onnx', 'onnxscript', 'onnxruntime')
 sys.exit(not all(util.find_spec(name) for name in needed))
 PY
 }

@@ -62,21 +62,27 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]
-        if H % _PATCH_SIZE or W % _PATCH_SIZE:
-            x = F.pad(x, (0, -W % _PATCH_SIZE, 0, -H % _PATCH_SIZE))
+        rows, cols = (H + _PATCH_SIZE - 1) // _PATCH_SIZE, (W + _PATCH_SIZE - 1) // _PATCH_SIZE
+        if _is_open(H, W) or (rows * _PATCH_SIZE, cols * _PATCH_SIZE) != (H, W):
+            x = F.pad(x, (0, cols * _PATCH_SIZE - W, 0, rows * _PATCH_SIZE - H))
         x = self.proj(x)
-        x = x + self._patch_embed(x.shape[2], x.shape[3])
+        x = x + self._patch_embed(rows, cols)
         if self.cls_token is None:
             return x
         first = self.cls_token + self.pos_embed[:, :1]
-        return torch.cat([first.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
+        return torch.cat([first.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], dim=1)
 
     def _patch_embed(self, h: int, w: int) -> Tensor:
         """(1, D, h, w), channels_last."""
         embed = self.pos_embed[:, -_GRID**2:].unflatten(1, (_GRID, _GRID)).permute(0, 3, 1, 2)
-        if (h, w) == (_GRID, _GRID):
+        if not _is_open(h, w) and (h, w) == (_GRID, _GRID):
             return embed
         return F.interpolate(embed, (h, w), mode='bicubic', align_corners=False)
+
+
+def _is_open(h: int, w: int) -> bool:
+    """Whether torch is exporting a graph for all sizes, in which no branch may depend on one."""
+    return isinstance(h, torch.SymInt) or isinstance(w, torch.SymInt)
 
 
 @MODELS.register_module()

@@ -102,7 +102,10 @@ def direct(x: Tensor, weight: Tensor, bias: Optional[Tensor], axis: str) -> Tens
     """
     dim = _dim(axis)
     n = x.shape[dim]
-    extended = torch.cat([x, x.narrow(dim, 0, n - 1)], dim)
+    if isinstance(n, torch.SymInt):  # a graph for all sizes is being exported, for which torch fixes a length of n - 1 = 1
+        extended = torch.cat([x, x], dim).narrow(dim, 0, 2 * n - 1)
+    else:
+        extended = torch.cat([x, x.narrow(dim, 0, n - 1)], dim)
     weight = (weight[..., None] if axis == 'H' else weight[:, :, None]).to(x.dtype)
     bias = bias if bias is None else bias.to(x.dtype)
     return F.conv2d(extended, weight, bias, groups=x.shape[1] // weight.shape[1])

@@ -180,7 +180,7 @@ def grid_attention(qkv: Tensor, num_heads: int, grid_size: int) -> Tensor:
     B, C3, H, W = qkv.shape
     C = C3 // 3
     # a grid larger than the map holds the map and padding alone: cut it to the map
-    grid = min(grid_size, H), min(grid_size, W)
+    grid = tuple(grid_size if _is_open(size) else min(grid_size, size) for size in (H, W))
     windows = window_partition(qkv.permute(0, 2, 3, 1), grid)  # (B, windows, gh*gw, 3C)
     mask = window_key_mask(H, W, grid, qkv.device)
     if mask is not None:  # (windows, gh*gw) -> (B*windows, heads, queries, keys)
@@ -206,8 +206,8 @@ def window_partition(x: Tensor, grid: Tuple[int, int]) -> Tensor:
     """
     B, H, W, C = x.shape
     gh, gw = grid
-    x = F.pad(x, (0, 0, 0, -W % gw, 0, -H % gh)) if H % gh or W % gw else x
-    rows, cols = x.shape[1] // gh, x.shape[2] // gw
+    rows, cols = _num_windows(H, W, grid)
+    x = F.pad(x, (0, 0, 0, cols * gw - W, 0, rows * gh - H)) if _is_cut(H, W, grid) else x
     x = x.reshape(B, rows, gh, cols, gw, C).transpose(2, 3)  # (B, rows, cols, gh, gw, C)
     return x.reshape(B, rows * cols, gh * gw, C)
 
@@ -226,18 +226,31 @@ def window_unpartition(windows: Tensor, grid: Tuple[int, int], H: int, W: int) -
     """
     B, C = windows.shape[0], windows.shape[-1]
     gh, gw = grid
-    rows, cols = -(-H // gh), -(-W // gw)
+    rows, cols = _num_windows(H, W, grid)
     x = windows.reshape(B, rows, cols, gh, gw, C).transpose(2, 3)  # (B, rows, gh, cols, gw, C)
     return x.reshape(B, rows * gh, cols * gw, C)[:, :H, :W]
 
 
 def window_key_mask(H: int, W: int, grid: Tuple[int, int], device: torch.device) -> Optional[Tensor]:
     """Which positions of each window lie on the map: (windows, gh*gw) bool, or None where every position does."""
-    gh, gw = grid
-    if H % gh == 0 and W % gw == 0:
+    if not _is_cut(H, W, grid):
         return None
     on_map = torch.ones(1, H, W, 1, dtype=torch.bool, device=device)
     return window_partition(on_map, grid)[0, :, :, 0]
+
+
+def _num_windows(H: int, W: int, grid: Tuple[int, int]) -> Tuple[int, int]:
+    return (H + grid[0] - 1) // grid[0], (W + grid[1] - 1) // grid[1]
+
+
+def _is_cut(H: int, W: int, grid: Tuple[int, int]) -> bool:
+    """Whether windows at the edge reach over the map, or may do so."""
+    return _is_open(H) or _is_open(W) or H % grid[0] != 0 or W % grid[1] != 0
+
+
+def _is_open(size: int) -> bool:
+    """Whether torch is exporting a graph for all sizes, in which no branch may depend on this one."""
+    return isinstance(size, torch.SymInt)
 
 
 def _avg_pool(x: Tensor, ratio: int) -> Tensor:

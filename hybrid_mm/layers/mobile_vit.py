@@ -113,11 +113,13 @@ class MobileViTBlock(nn.Module):
         t = self.local(x)
         H, W = t.shape[2:]
         p = self.patch_size
-        h, w = -(-H // p), -(-W // p)
-        if (h * p, w * p) != (H, W):
+        h, w = (H + p - 1) // p, (W + p - 1) // p
+        # in a graph that is exported for all sizes no branch may depend on one; resizing to the same size changes nothing
+        is_resized = isinstance(H, torch.SymInt) or isinstance(W, torch.SymInt) or (h * p, w * p) != (H, W)
+        if is_resized:
             t = F.interpolate(t, (h * p, w * p), mode='bilinear', align_corners=False)
         t = fold(self.norm(self.blocks(unfold(t, p))), h, w, p)
-        if (h * p, w * p) != (H, W):
+        if is_resized:
             t = F.interpolate(t, (H, W), mode='bilinear', align_corners=False)
         return self.fuse(torch.cat([x, self.project(t)], dim=1))
 

@@ -211,7 +211,8 @@ def resize(line: Tensor, axis: str, n: int) -> Tensor:
     Returns:
         The same with n in the place of K; ``line`` itself if n is K. Half precision becomes float32.
     """
-    if line.shape[2 if axis == 'H' else 3] == n:
+    is_open = isinstance(n, torch.SymInt)  # a graph for all sizes is being exported: no branch may depend on this one
+    if not is_open and line.shape[2 if axis == 'H' else 3] == n:
         return line
     line = line.float() if line.dtype.itemsize < 4 else line
     return F.interpolate(line, (n, 1) if axis == 'H' else (1, n), mode='bilinear', align_corners=True)

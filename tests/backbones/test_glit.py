@@ -240,31 +240,6 @@ def test_weights_start_as_the_release_starts_them():
         assert parameter.std().item() == pytest.approx(0.02, rel=0.15)
 
 
-@pytest.mark.parametrize('mode', ['image', 'dense'])
-def test_checkpointing_changes_neither_outputs_nor_gradients_nor_statistics(mode):
-    x = torch.randn(2, 3, 48, 64, dtype=torch.float64)
-    runs = []
-    for with_cp in (False, True):
-        model = build(mode=mode, with_cp=with_cp, drop_path_rate=0.3).double().train()
-        torch.manual_seed(1)
-        outs = model(x)
-        sum(out.square().mean() for out in outs).backward()
-        runs.append([*outs, *(p.grad for p in model.parameters()), *model.buffers()])
-    for plain, recomputed in zip(*runs, strict=True):
-        torch.testing.assert_close(recomputed, plain, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 4])
-def test_frozen_stages_freeze_the_stem_and_the_first_stages(frozen_stages):
-    model = build(frozen_stages=frozen_stages).train()
-
-    def frozen(part):
-        return not any(p.requires_grad for p in part.parameters()) and not any(m.training for m in part.modules())
-
-    assert frozen(model.stem) == (frozen_stages >= 0)
-    assert [frozen(stage) for stage in model.stages] == [i < frozen_stages for i in range(4)]
-
-
 def test_frozen_statistics_stay_in_training():
     model = build(norm_eval=True).train()
     before = [buffer.clone() for buffer in model.buffers()]
@@ -315,16 +290,6 @@ def test_an_image_does_not_depend_on_those_beside_it(mode):
     with torch.no_grad():
         for whole, alone in zip(model(x), model(x[1:2])):
             torch.testing.assert_close(whole[1:2], alone, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize('mode', ['image', 'dense'])
-def test_compiles_into_one_graph(mode):
-    model = build(mode=mode, window_size=3).eval()
-    compiled = torch.compile(model, backend='eager', fullgraph=True, dynamic=False)
-    x = torch.randn(1, 3, 70, 96)
-    with torch.no_grad():
-        for ours, plain in zip(compiled(x), model(x)):
-            torch.testing.assert_close(ours, plain)
 
 
 # ---- bad input ----

@@ -93,17 +93,6 @@ def test_maps_at_strides_4_to_32(family, channels):
     assert all(x.is_contiguous() for x in maps)
 
 
-def test_any_image_size_runs(family):
-    model = build(family).eval()
-    with torch.no_grad():
-        maps = model(torch.randn(1, 3, 61, 99))
-
-    up = family is not ParCConvNeXt  # its patches do not overlap: what is left over at the edge is lost
-    assert [tuple(x.shape[2:]) for x in maps] == [((61 + s - 1) // s, (99 + s - 1) // s) if up else (61 // s, 99 // s)
-                                                  for s in (4, 8, 16, 32)]
-    assert all(x.isfinite().all() for x in maps)
-
-
 # ---- the networks without ParC ----
 
 
@@ -203,17 +192,6 @@ def test_every_parameter_gets_a_gradient(family, kwargs):
 
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert all(m.weight.grad.abs().sum() > 0 for m in model.modules() if isinstance(m, ParC2d))
-
-
-def test_recomputed_blocks_give_the_same_gradients(family):
-    gradients = []
-    for with_cp in (False, True):
-        model = build(family, with_cp=with_cp).double()
-        torch.manual_seed(1)
-        model(torch.randn(2, 3, 64, 32, dtype=torch.float64))[3].square().mean().backward()
-        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
-    for a, b in zip(*gradients):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-12)
 
 
 def test_frozen_stages_and_norm_eval():

@@ -230,35 +230,6 @@ def test_bad_arguments_are_named(kwargs, message):
         ParCNet(**{'arch': copy.deepcopy(TINY), **kwargs})
 
 
-@pytest.mark.parametrize('insert_locations', [PARC, BASELINE], ids=str)
-def test_checkpointing_changes_neither_outputs_nor_gradients_nor_statistics(insert_locations):
-    x = torch.randn(2, 3, 64, 64)
-    runs = []
-    for with_cp in (False, True):
-        model = build(insert_locations, with_cp=with_cp, drop_path_rate=0.3).train()
-        torch.manual_seed(1)
-        outs = model(x)
-        sum(out.square().sum() for out in outs).backward()
-        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        runs.append((dict(enumerate(outs)), grads, dict(model.named_buffers())))
-    for plain, checkpointed in zip(*runs):
-        assert plain.keys() == checkpointed.keys() and plain
-        for name, value in plain.items():
-            torch.testing.assert_close(checkpointed[name], value, rtol=1e-5, atol=1e-6, msg=str(name))
-
-
-@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 5])
-def test_frozen_stages_freeze_the_stem_and_the_first_stages(frozen_stages):
-    model = build(frozen_stages=frozen_stages, out_indices=(3, 4)).train()
-
-    def frozen(part):
-        return not any(p.requires_grad for p in part.parameters()) and not any(m.training for m in part.modules())
-
-    assert frozen(model.stem) == (frozen_stages >= 0)
-    assert [frozen(stage) for stage in model.stages] == [i < frozen_stages for i in range(5)]
-    assert [frozen(down) for down in model.downsamples[:4]] == [i < frozen_stages for i in range(4)]
-
-
 def test_initialisation_is_the_releases():
     model = build(arch='s')
     frame = model.stages[3][0]
@@ -290,10 +261,9 @@ def test_dropout_reaches_every_feed_forward_network():
 
 
 @pytest.mark.parametrize('insert_locations', [PARC, BASELINE], ids=str)
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_autocast_trains_with_finite_gradients(insert_locations, dtype):
+def test_float16_trains_with_finite_gradients(insert_locations):
     model = build(insert_locations)
-    with torch.autocast('cpu', dtype=dtype):
+    with torch.autocast('cpu', dtype=torch.float16):
         loss = sum(out.float().square().mean() for out in model(torch.randn(2, 3, 48, 64)))
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)

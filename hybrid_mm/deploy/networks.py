@@ -1,0 +1,101 @@
+"""The part of a detector, segmentor or classifier that can leave Python: a function from images to tensors."""
+from typing import Any, Optional, Tuple
+
+import torch.nn.functional as F
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from hybrid_mm.analysis.complexity import build_model
+from hybrid_mm.checkpoints import load_released
+from hybrid_mm.engine.check_setup_hook import differences, is_of_absent_head
+from hybrid_mm.engine.errors import SetupError
+
+PARTS = ('backbone', 'neck', 'logits')
+NO_BOXES = "mmcv's non-maximum suppression and RoIAlign have no counterpart in ONNX"
+
+
+class Network(nn.Module):
+    """A model up to one of its parts, in evaluation mode and without gradients.
+
+    Args:
+        model: a detector, segmentor or classifier of MMDetection, MMSegmentation or MMPreTrain.
+        part: ``'backbone'``; ``'neck'``, backbone and neck; ``'logits'``, the heads too: of a classifier (B, classes), of a
+            segmentor (B, classes, H, W), resized to the image.
+
+    Shape:
+        (B, C, H, W) -> a tuple of tensors. The image is as the model's data preprocessor gives it, normalised.
+
+    Raises:
+        SetupError: the model has no such part, or it cannot be exported.
+    """
+
+    def __init__(self, model: nn.Module, part: str) -> None:
+        super().__init__()
+        if part not in allowed_parts(model):
+            reason = f'{NO_BOXES}, so that the boxes of a detector cannot be exported' \
+                if part == 'logits' else f'{type(model).__name__} has none'
+            raise SetupError(f'--part {part} is not allowed: {reason}; choose from {", ".join(allowed_parts(model))}')
+        self.model = model.eval().requires_grad_(False)
+        self.part = part
+
+    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+        if self.part == 'backbone':
+            outputs = self.model.backbone(image)
+        elif self.part == 'neck':
+            outputs = self.model.extract_feat(image)
+        else:
+            outputs = self.model(image, mode='tensor')
+            if outputs.ndim == 4:
+                outputs = F.interpolate(outputs, image.shape[2:], mode='bilinear', align_corners=self.model.align_corners)
+        return (outputs, ) if isinstance(outputs, Tensor) else tuple(outputs)
+
+    def describe(self) -> str:
+        """In words."""
+        return dict(backbone='the backbone', neck='backbone and neck', logits='the network up to its logits')[self.part]
+
+
+def build_network(cfg: Any, part: Optional[str] = None, checkpoint: Optional[str] = None) -> Network:
+    """The network of a config up to a part.
+
+    Args:
+        cfg: config of a detector, segmentor or classifier, with ``default_scope`` and ``model``.
+        part: see `Network`; by default the last that can be exported.
+        checkpoint: weights of the whole model, as a training writes them; None for random ones.
+
+    Raises:
+        SetupError: see `Network`; or the checkpoint is of another model.
+    """
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = build_model(cfg, 'cpu')
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+    return Network(model, part or allowed_parts(model)[-1])
+
+
+def allowed_parts(model: nn.Module) -> Tuple[str, ...]:
+    """Those of `PARTS` that a model has and that can be exported."""
+    has = dict(
+        backbone=True,
+        neck=getattr(model, 'with_neck', False),
+        logits=getattr(model, 'with_decode_head', False) or hasattr(model, 'head') and model.with_head)
+    return tuple(part for part in PARTS if has[part])
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load the weights of a whole model.
+
+    Args:
+        model: any.
+        path: a checkpoint that was saved with it.
+
+    Raises:
+        ValueError, OSError: the file is no checkpoint, or of another model; the message names what differs.
+    """
+    tensors = load_released(path)
+    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    tensors = {key: value for key, value in tensors.items() if not is_of_absent_head(key, wanted)}
+    faults = differences({key: tuple(value.shape) for key, value in tensors.items()}, wanted)
+    if faults:
+        raise SetupError(f'the checkpoint {path} is of another network: {faults}; give one that was saved with the model of '
+                         'this config')
+    model.load_state_dict(tensors, strict=False)  # only counters that nothing uses are absent, as checked above
