@@ -1,6 +1,7 @@
 """What today's torch needs from the OpenMMLab stack: one function a breakage, each idle where nothing is broken.
 
-Written against torch 2.13 with mmengine 0.10.7, mmcv 2.1.0, mmdet 3.3.0, mmsegmentation 1.2.2 and mmpretrain 1.2.0.
+Written against torch 2.13 with mmengine 0.10.7, mmcv 2.1.0, mmdet 3.3.0, mmsegmentation 1.2.2 and mmpretrain 1.2.0, and
+with the maintained forks of the five, onedl-mmengine 0.10.12 and those that go with it.
 """
 import importlib
 import sys
@@ -31,13 +32,37 @@ def allow_training_checkpoints() -> None:
         raise AttributeError(f'a checkpoint asks for attribute {name!r} of {owner!r}, which only mmengine\'s HistoryBuffer '
                              f'may give, and of it only {", ".join(_ALLOWED_METHODS)}')
 
+    def with_name(kind):
+        # onedl-mmengine allows some of these kinds while it loads, and afterwards takes them off the list, ours too; it leaves
+        # pairs, which are not equal to what it added
+        return kind, f'{kind.__module__}.{kind.__qualname__}'
+
     scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
-    allowed = [HistoryBuffer, np.ndarray, np.dtype, (history_getattr, 'builtins.getattr')]
+    dtypes = [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'uint32', 'bool')]
+    allowed = [with_name(kind) for kind in (HistoryBuffer, np.ndarray, np.dtype, *dtypes)]
+    allowed.append((history_getattr, 'builtins.getattr'))
     # numpy 1 wrote its functions under numpy.core, numpy 2 writes them under numpy._core
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         allowed += [(scalar, f'{module}.scalar'), (reconstruct, f'{module}._reconstruct')]
-    allowed += [type(np.dtype(name)) for name in ('float32', 'float64', 'int32', 'int64', 'uint32', 'bool')]
     torch.serialization.add_safe_globals(allowed)
+
+
+def find_configs_of_forks() -> None:
+    """Let a config inherit from ``mmseg::`` where onedl-mmsegmentation is installed.
+
+    mmengine, its fork too, looks the scope up in a table of distributions, which knows mmsegmentation alone, and says that it
+    is not installed. A name that is no distribution's is taken for a module, as it is for the forks of mmdet and mmpretrain.
+    Does nothing where upstream's mmsegmentation is installed, or no mmseg.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+    from importlib.util import find_spec
+
+    from mmengine.config.utils import MODULE2PACKAGE
+    try:
+        version('mmsegmentation')
+    except PackageNotFoundError:
+        if find_spec('mmseg') is not None:
+            MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 def mend_torchvision() -> None:

@@ -10,7 +10,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPP
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
-from .compat import allow_training_checkpoints
+from .compat import allow_training_checkpoints, find_configs_of_forks
 
 MODELS = Registry(
     'model',
@@ -31,3 +31,4 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 
 # A model of ours is built, hence this module imported, before any checkpoint is read.
 allow_training_checkpoints()
+find_configs_of_forks()

@@ -31,6 +31,16 @@ def test_training_checkpoint_of_mmengine_loads_with_weights_only():
     assert back['message_hub']['runtime_info']['counts'].tolist() == [0, 1, 2]
 
 
+def test_training_checkpoint_loads_after_another_library_has_allowed_the_same_for_a_while():
+    hub = MessageHub.get_instance('test_compat_after')
+    hub.update_scalar('train/loss', np.float64(0.25))
+    kinds = [type(np.dtype(name)) for name in ('uint32', 'float64', 'int64')]
+    with torch.serialization.safe_globals([getattr, HistoryBuffer, np.ndarray, np.dtype, *kinds]):  # as onedl-mmengine loads
+        pass
+    back = reload(dict(state_dict={}, message_hub=hub.state_dict()))
+    assert back['message_hub']['log_scalars']['train/loss'].current() == 0.25
+
+
 class Attack:
     """A pickle that asks for an attribute of something else than a HistoryBuffer."""
 
@@ -56,6 +66,18 @@ def test_arbitrary_functions_stay_refused():
 
     with pytest.raises(pickle.UnpicklingError):
         reload(Call())
+
+
+@pytest.mark.parametrize('base', ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmseg::_base_/models/fcn_r50-d8.py',
+                                  'mmpretrain::_base_/models/resnet50.py'])
+def test_configs_of_the_libraries_are_found_whatever_distribution_they_came_with(base, run_python, tmp_path):
+    (tmp_path / 'config.py').write_text(f'_base_ = [{base!r}]\n')
+    done = run_python(f'''
+        import hybrid_mm.registry
+        from mmengine.config import Config
+        print(Config.fromfile({str(tmp_path / 'config.py')!r}).model.backbone.depth)
+    ''')
+    assert done.stdout.strip() == '50', done.stderr
 
 
 def test_mended_torchvision_imports_and_its_operators_work_or_raise(run_python):

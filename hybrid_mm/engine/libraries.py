@@ -1,4 +1,5 @@
 """Which OpenMMLab library a config needs, and whether it is there."""
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from .errors import SetupError
@@ -25,5 +26,14 @@ def require(scope: str) -> None:
     extra, modules = _LIBRARIES[scope]
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
+        extra = 'onedl' if _has_forks() else extra
         raise SetupError(f'default_scope={scope!r} needs {", ".join(missing)}, not installed here; '
                          f"run `pip install 'hybrid_mm[{extra}]'`")
+
+
+def _has_forks() -> bool:
+    """Whether the libraries here are the maintained forks: an extra with upstream's would overwrite their modules."""
+    try:
+        return bool(version('onedl-mmengine'))
+    except PackageNotFoundError:
+        return False

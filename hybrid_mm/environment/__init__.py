@@ -15,7 +15,7 @@ facts, such as a version or an exception; `diagnose` turns the facts into senten
 """
 from .diagnosis import diagnose
 from .facts import collect_facts
-from .items import MINIMA, NEEDS, PINS, Finding, expand
+from .items import FORKS, MINIMA, NEEDS, PINS, Finding, expand
 from .launch import main
 
-__all__ = ['Finding', 'MINIMA', 'NEEDS', 'PINS', 'collect_facts', 'diagnose', 'expand', 'main']
+__all__ = ['FORKS', 'Finding', 'MINIMA', 'NEEDS', 'PINS', 'collect_facts', 'diagnose', 'expand', 'main']

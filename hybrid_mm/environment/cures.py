@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import Dict
 
-from .items import DISTRIBUTIONS, PINS, version_numbers
+from .items import DISTRIBUTIONS, FORKS, PINS, is_fork, pin_of, version_numbers
 
-_FORK_NAMES = {'mmdet': 'onedl-mmdetection', 'mmseg': 'onedl-mmsegmentation'}  # the other distributions are onedl-<module>
 _WHEELS = 'https://download.pytorch.org/whl/'
 
 
@@ -20,7 +19,7 @@ def cure_for(item: str, facts: Dict[str, dict], again: bool = False) -> str:
         facts: those of `collect_facts`.
         again: whether the version that is there may be the right one, and has to be replaced all the same.
     """
-    others, fork = facts['python'].get('others', []), _is_fork(facts)
+    others = facts['python'].get('others', [])
     replace = '--force-reinstall --no-deps ' if again else ''
     if item not in PINS and item != 'python':
         return ''  # the sentence is all there is to say
@@ -39,21 +38,26 @@ def cure_for(item: str, facts: Dict[str, dict], again: bool = False) -> str:
         # no cache: it can hold the wheel without operators
         replace = '--force-reinstall --no-deps --no-cache-dir ' if again else ''
         lite = f'{pip_command("uninstall")} -y mmcv-lite && ' if 'mmcv-lite' in others else ''
-        name = 'onedl-mmcv' if fork else _pinned(item, facts)
-        return f'{lite}MMCV_WITH_OPS=1 {pip_command()} --no-build-isolation {replace}{name}'
+        return f'{lite}MMCV_WITH_OPS=1 {pip_command()} --no-build-isolation {replace}{_pinned(item, facts)}'
     if item == 'cv2':
         return f'{pip_command()} {replace}{_pinned(item, facts)}'
-    if fork and item.startswith('mm'):
-        return f'{pip_command()} {replace}' + _FORK_NAMES.get(item, f'onedl-{item}')
-    undeclared = ' ftfy regex' if item == 'mmseg' and not again else ''
+    undeclared = ' ftfy regex' if item == 'mmseg' and not again and not is_fork(facts) else ''  # the fork declares them
     return f'{pip_command()} {replace}{_pinned(item, facts)}{undeclared}'
 
 
 def cure_for_bound(item: str, facts: Dict[str, dict]) -> str:
     """Where a library refuses a new mmcv: the mmcv of the pins, or the library that goes with the mmcv that is there."""
-    if _is_fork(facts):  # whose libraries have no bound, so this one is upstream's
-        return f'{pip_command("uninstall")} -y {DISTRIBUTIONS.get(item, item)} && {cure_for(item, facts)}'
-    return cure_for('mmcv' if version_numbers(PINS['mmcv']) < version_numbers(facts[item]['bound']) else item, facts)
+    if version_numbers(pin_of('mmcv', facts)[1]) < version_numbers(facts[item]['bound']):
+        return cure_for('mmcv', facts)
+    # libraries of the forks take their mmcv, so among them this one is upstream's
+    remove = f'{pip_command("uninstall")} -y {DISTRIBUTIONS.get(item, item)} && ' if is_fork(facts) else ''
+    return remove + cure_for(item, facts)
+
+
+def cure_for_two(item: str, facts: Dict[str, dict]) -> str:
+    """Where upstream's library and its fork are both installed: neither is left, then the fork is installed."""
+    both = f'{DISTRIBUTIONS.get(item, item)} {FORKS[item][0]}'
+    return f'{pip_command("uninstall")} -y {both} && {cure_for(item, facts)}'
 
 
 def cure_for_gpu(facts: Dict[str, dict]) -> str:
@@ -63,15 +67,11 @@ def cure_for_gpu(facts: Dict[str, dict]) -> str:
             + cure_for('mmcv', facts, again=True))
 
 
-def _is_fork(facts: Dict[str, dict]) -> bool:
-    return any(name.startswith('onedl-') for name in facts['python'].get('others', []))
-
-
 def _pinned(item: str, facts: Dict[str, dict]) -> str:
     """What pip is asked for: the version of the tests, except that some of them exist from Python 3.11 on alone."""
-    name = DISTRIBUTIONS.get(item, item)
+    name, version = pin_of(item, facts)
     old_python = version_numbers(facts['python']['version']) < (3, 11) and not item.startswith('mm')
-    return name if old_python else f'{name}=={PINS[item]}'
+    return name if old_python else f'{name}=={version}'
 
 
 def _torchvision(facts: Dict[str, dict]) -> str:

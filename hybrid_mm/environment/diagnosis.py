@@ -2,8 +2,8 @@
 import re
 from typing import Dict, List, Optional
 
-from .cures import cure_for, cure_for_bound, cure_for_gpu, pip_command
-from .items import MINIMA, NAMES, NEEDS, PINS, Finding, version_numbers, works
+from .cures import cure_for, cure_for_bound, cure_for_gpu, cure_for_two, pip_command
+from .items import DISTRIBUTIONS, FORKS, MINIMA, NAMES, NEEDS, Finding, pin_of, version_numbers, works
 
 _PURPOSES = {'mmdet': 'detection configs', 'mmseg': 'segmentation configs', 'mmpretrain': 'classification configs'}
 
@@ -33,6 +33,9 @@ def _diagnose_item(item: str, facts: Dict[str, dict]) -> Finding:
     name = f'{NAMES.get(item, item)} {own["version"]}' if own['version'] else NAMES.get(item, item)
     if not own['found']:
         return _absent(item, facts)
+    if item in facts['python'].get('twice', []):
+        return Finding(item, 'wrong', f'{item} is installed twice, by {DISTRIBUTIONS.get(item, item)} and by {FORKS[item][0]}, '
+                       'which overwrite files of each other', cure_for_two(item, facts))
     if 'untried' in own:
         return Finding(item, 'note', f'{name} was not tried: {NAMES.get(own["untried"], own["untried"])} comes first')
     if 'error' in own:
@@ -41,7 +44,7 @@ def _diagnose_item(item: str, facts: Dict[str, dict]) -> Finding:
         return Finding(item, 'wrong', f'{name} is too old: hybrid_mm needs {MINIMA[item]} or later', cure_for(item, facts))
     if item in _DETAILS:
         return _DETAILS[item](item, name, facts)
-    return Finding(item, 'ok', name + _tested(item, own['version']))
+    return Finding(item, 'ok', name + _tested(item, facts))
 
 
 def _absent(item: str, facts: Dict[str, dict]) -> Finding:
@@ -98,7 +101,7 @@ def _diagnose_setuptools(item: str, name: str, facts: Dict[str, dict]) -> Findin
 
 
 def _diagnose_torch(item: str, name: str, facts: Dict[str, dict]) -> Finding:
-    return Finding(item, 'ok', f'{name}, built for {_build(facts)}' + _tested(item, facts[item]['version']))
+    return Finding(item, 'ok', f'{name}, built for {_build(facts)}' + _tested(item, facts))
 
 
 def _diagnose_gpu(item: str, name: str, facts: Dict[str, dict]) -> Finding:
@@ -129,7 +132,7 @@ def _diagnose_numpy(item: str, name: str, facts: Dict[str, dict]) -> Finding:
     if own.get('torch_error'):
         return Finding(item, 'wrong', f'torch {facts["torch"]["version"]} cannot use {name}: {own["torch_error"]}',
                        cure_for(item, facts))
-    return Finding(item, 'ok', name + _tested(item, own['version']))
+    return Finding(item, 'ok', name + _tested(item, facts))
 
 
 def _diagnose_torchvision(item: str, name: str, facts: Dict[str, dict]) -> Finding:
@@ -138,7 +141,14 @@ def _diagnose_torchvision(item: str, name: str, facts: Dict[str, dict]) -> Findi
         return Finding(item, 'note', f'{name} does not fit torch {facts["torch"]["version"]} ({own["mended"]}). tools/train.py '
                        'and the other tools here get round it; those of mmdet and mmpretrain, and your own scripts, fail',
                        cure_for(item, facts, again=True))
-    return Finding(item, 'ok', name + _tested(item, own['version']))
+    return Finding(item, 'ok', name + _tested(item, facts))
+
+
+def _diagnose_mmengine(item: str, name: str, facts: Dict[str, dict]) -> Finding:
+    if facts[item].get('unsafe'):  # the maintained fork's
+        return Finding(item, 'note', f'{name} loads a checkpoint that torch refuses as unsafe, and runs the code in it; with '
+                       'the cure it is refused', 'export TORCH_FORCE_WEIGHTS_ONLY_LOAD=1')
+    return Finding(item, 'ok', name + _tested(item, facts))
 
 
 def _diagnose_mmcv(item: str, name: str, facts: Dict[str, dict]) -> Finding:
@@ -146,7 +156,7 @@ def _diagnose_mmcv(item: str, name: str, facts: Dict[str, dict]) -> Finding:
     if own.get('gpu_error'):
         return Finding(item, 'wrong', f'the operators of {name} do not run on the GPU: {own["gpu_error"]}',
                        'FORCE_CUDA=1 ' + cure_for(item, facts, again=True))
-    return Finding(item, 'ok', f'{name}, with its operators' + _tested(item, own['version']))
+    return Finding(item, 'ok', f'{name}, with its operators' + _tested(item, facts))
 
 
 def _diagnose_compiler(facts: Dict[str, dict]) -> List[Finding]:
@@ -171,12 +181,12 @@ def _build(facts: Dict[str, dict]) -> str:
     return f'CUDA {torch["cuda"]}' if torch.get('cuda') else f'ROCm {torch["hip"]}' if torch.get('hip') else 'the CPU'
 
 
-def _tested(item: str, version: Optional[str]) -> str:
-    pin = PINS.get(item)
+def _tested(item: str, facts: Dict[str, dict]) -> str:
+    version, pin = facts[item]['version'], pin_of(item, facts)[1]
     return '' if not pin or not version or pin.startswith(version.split('+')[0]) else f'; the tests ran on {pin}'
 
 
 _DETAILS = {
     'python': _diagnose_python, 'setuptools': _diagnose_setuptools, 'torch': _diagnose_torch, 'gpu': _diagnose_gpu,
-    'numpy': _diagnose_numpy, 'torchvision': _diagnose_torchvision, 'mmcv': _diagnose_mmcv,
+    'numpy': _diagnose_numpy, 'torchvision': _diagnose_torchvision, 'mmengine': _diagnose_mmengine, 'mmcv': _diagnose_mmcv,
 }

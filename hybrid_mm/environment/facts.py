@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, Optional, Sequence
 
-from .items import ALSO, DISTRIBUTIONS, NEEDS, works
+from .items import ALSO, DISTRIBUTIONS, FORKS, NEEDS, works
 from .probes import first_line, probe
 
 _TIME_LIMIT = 600  # seconds for all imports; a slow network disk can take a minute or two
@@ -108,10 +108,12 @@ def _written_version(module: str) -> Optional[str]:
     match = re.search(r'''^__version__(?:\s*:\s*\w+)?\s*=\s*['"]([^'"]+)''', text, re.MULTILINE)
     if match:
         return match.group(1)
-    try:
-        return importlib.import_module('importlib.metadata').version(DISTRIBUTIONS.get(module, module))
-    except Exception:  # Python 3.7, or PackageNotFoundError
-        return None
+    for distribution in (DISTRIBUTIONS.get(module, module), *FORKS.get(module, ())[:1]):
+        try:
+            return importlib.import_module('importlib.metadata').version(distribution)
+        except Exception:  # Python 3.7, or PackageNotFoundError
+            pass
+    return None
 
 
 def _source(module: str, file: str) -> str:

@@ -1,10 +1,14 @@
 """What is checked: items, what they need, and the versions that the package asks for or is tested with."""
 import re
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 PINS = {  # those of requirements/stack.txt, on which the tests run; mmseg is mmsegmentation's module, cv2 is opencv's
     'setuptools': '80.10.2', 'torch': '2.13.0', 'numpy': '2.4.6', 'cv2': '5.0.0.93', 'torchvision': '0.28.0',
     'mmengine': '0.10.7', 'mmcv': '2.1.0', 'pycocotools': '2.0.11', 'mmdet': '3.3.0', 'mmseg': '1.2.2', 'mmpretrain': '1.2.0',
+}
+FORKS = {  # module -> distribution and version of the maintained fork, those of requirements/forks.txt
+    'mmengine': ('onedl-mmengine', '0.10.12'), 'mmcv': ('onedl-mmcv', '2.3.6'), 'mmdet': ('onedl-mmdetection', '3.5.1'),
+    'mmseg': ('onedl-mmsegmentation', '1.4.2'), 'mmpretrain': ('onedl-mmpretrain', '1.3.6'),
 }
 MINIMA = {  # those of setup.py
     'python': '3.8', 'torch': '2.0', 'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0', 'mmseg': '1.2.2',
@@ -63,6 +67,17 @@ def expand(items: Sequence[str]) -> List[str]:
             found.add(item)
             todo += NEEDS[item] + ALSO.get(item, ())
     return [item for item in NEEDS if item in found]
+
+
+def is_fork(facts: Dict[str, dict]) -> bool:
+    """Whether an environment with these facts has the maintained forks, or some of them."""
+    return any(distribution in facts['python'].get('others', []) for distribution, _ in FORKS.values())
+
+
+def pin_of(item: str, facts: Dict[str, dict]) -> Tuple[str, Optional[str]]:
+    """The distribution of an item and the version on which the tests run, or None: the fork's where the forks are."""
+    upstream = DISTRIBUTIONS.get(item, item), PINS.get(item)
+    return FORKS.get(item, upstream) if is_fork(facts) else upstream
 
 
 def works(facts: Optional[dict]) -> bool:

@@ -2,14 +2,16 @@
 import glob
 import importlib
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Dict, List
 
-from .items import works
+from .items import DISTRIBUTIONS, FORKS, version_numbers, works
 
 _IMPORTED = {  # item -> the module that shows whether it works, where that is not its name
     'mmengine': 'mmengine.runner', 'mmdet': 'mmdet.models', 'mmseg': 'mmseg.models', 'mmpretrain': 'mmpretrain.models',
@@ -39,14 +41,16 @@ def first_line(error: BaseException) -> str:
 
 
 def _probe_python(item: str, facts: Dict[str, dict]) -> dict:
-    """``others``: distributions of the maintained forks, and of mmcv without operators."""
+    """``others``: distributions of the maintained forks, and of mmcv without operators; ``twice``: modules that upstream's
+    distribution and the fork have both put there."""
     try:
         found = importlib.import_module('importlib.metadata').distributions()
-        names = [(distribution.metadata['Name'] or '').lower().replace('_', '-') for distribution in found]
+        names = {(distribution.metadata['Name'] or '').lower().replace('_', '-') for distribution in found}
     except Exception:  # Python 3.7, or a broken distribution
-        names = []
+        names = set()
     return dict(version='.'.join(map(str, sys.version_info[:3])),
-                others=sorted(name for name in set(names) if name.startswith('onedl-') or name == 'mmcv-lite'))
+                others=sorted(name for name in names if name.startswith('onedl-') or name == 'mmcv-lite'),
+                twice=[item for item in FORKS if {FORKS[item][0], DISTRIBUTIONS.get(item, item)} <= names])
 
 
 def _probe_setuptools(item: str, facts: Dict[str, dict]) -> dict:
@@ -118,6 +122,28 @@ def _probe_torchvision(item: str, facts: Dict[str, dict]) -> dict:
         return dict(mended=first_line(error))
 
 
+class _Asks:
+    """Saved in a checkpoint, it asks for a function of the system when it is loaded, a harmless one."""
+
+    def __reduce__(self):
+        return os.getcwd, ()
+
+
+def _probe_mmengine(item: str, facts: Dict[str, dict]) -> dict:
+    """``unsafe``: whether it loads a checkpoint that torch, from 2.6 on, refuses because it asks for a function."""
+    result, torch = _probe_module(item, facts), importlib.import_module('torch')
+    if version_numbers(str(torch.__version__)) < (2, 6):
+        return result
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'checkpoint.pth')
+        torch.save(dict(state_dict=_Asks()), path)
+        try:
+            importlib.import_module('mmengine.runner').CheckpointLoader.load_checkpoint(path, map_location='cpu')
+            return dict(result, unsafe=True)
+        except pickle.UnpicklingError:
+            return dict(result, unsafe=False)
+
+
 def _probe_mmcv(item: str, facts: Dict[str, dict]) -> dict:
     """``gpu_error``: what an operator raises on the GPU."""
     mmcv, torch = importlib.import_module('mmcv'), importlib.import_module('torch')
@@ -148,5 +174,5 @@ def _probe_hybrid_mm(item: str, facts: Dict[str, dict]) -> dict:
 
 _PROBES = {
     'python': _probe_python, 'setuptools': _probe_setuptools, 'torch': _probe_torch, 'gpu': _probe_gpu, 'numpy': _probe_numpy,
-    'torchvision': _probe_torchvision, 'mmcv': _probe_mmcv, 'hybrid_mm': _probe_hybrid_mm,
+    'torchvision': _probe_torchvision, 'mmengine': _probe_mmengine, 'mmcv': _probe_mmcv, 'hybrid_mm': _probe_hybrid_mm,
 }

@@ -3,15 +3,20 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from hybrid_mm.environment import MINIMA, NEEDS, PINS, collect_facts, diagnose, expand, launch
+from hybrid_mm.environment import FORKS, MINIMA, NEEDS, PINS, collect_facts, diagnose, expand, launch
 
 MMCV = r'MMCV_WITH_OPS=1 \S+ -m pip install --no-build-isolation '
+# The tests run on upstream's libraries and on the maintained forks, in an environment each.
+FORKS_ARE_HERE = any(True for _ in distributions(name='onedl-mmengine'))
+PINNED = dict(mmcv='onedl-mmcv==2.3.6', mmseg='onedl-mmsegmentation==1.4.2') if FORKS_ARE_HERE else \
+    dict(mmcv='mmcv==2.1.0', mmseg='mmsegmentation==1.2.2')
 
 
 @pytest.fixture
@@ -113,6 +118,13 @@ def shadow(site, name, code, version):
     (site / name / 'version.py').write_text(f"__version__ = '{version}'\n")
 
 
+def install(site, distribution, version):
+    """What pip writes about a distribution."""
+    (site / f'{distribution}-{version}.dist-info').mkdir()
+    text = f'Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n'
+    (site / f'{distribution}-{version}.dist-info' / 'METADATA').write_text(text)
+
+
 def link_mmcv(site, leave_out):
     """The installed mmcv without some of its files."""
     (site / 'mmcv').mkdir()
@@ -152,20 +164,32 @@ def test_the_environment_of_the_tests_is_fine_and_its_versions_are_named(report)
     import numpy
     assert_fine(report(), 'ok    Python 3', 'ok    setuptools .*, with pkg_resources',
                 f'ok    torch {re.escape(torch.__version__)}', f'ok    numpy {numpy.__version__}', 'ok    opencv ',
-                r'(ok|note)  +torchvision \d', f'ok    mmengine {mmengine.__version__}', r'ok    mmcv 2.*, with its operators',
-                r'ok    pycocotools \d', r'ok    mmdet 3', r'ok    mmseg 1', r'ok    mmpretrain 1', r'ok    hybrid_mm \d',
-                'Nothing is wrong: this environment can run hybrid_mm')
+                r'(ok|note)  +torchvision \d', f'(ok|note)  +mmengine {mmengine.__version__}',
+                r'ok    mmcv 2.*, with its operators', r'ok    pycocotools \d', r'ok    mmdet 3', r'ok    mmseg 1',
+                r'ok    mmpretrain 1', r'ok    hybrid_mm \d', 'Nothing is wrong: this environment can run hybrid_mm')
+
+
+def test_an_mmengine_that_runs_the_code_in_a_checkpoint_is_a_note_with_the_cure(report, facts, site, monkeypatch):
+    note = r'note  mmengine \S+ loads a checkpoint that torch refuses.*\n      cure: export TORCH_FORCE_WEIGHTS_ONLY_LOAD=1'
+    assert facts['mmengine']['unsafe'] is FORKS_ARE_HERE
+    assert_fine(report(), note if FORKS_ARE_HERE else 'ok    mmengine')
+    assert_fine(report(mmengine=dict(facts['mmengine'], unsafe=True)), note)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # the cure cures
+    assert try_again(facts, site, 'mmengine')['mmengine']['unsafe'] is False
 
 
 def test_mmcv_without_operators(report, broken):
     assert_wrong(report('mmcv', mmcv=broken['mmcv']), 'mmcv', r'mmcv 2\S+ has no operators \(mmcv\._ext is missing\)',
-                 MMCV + '--force-reinstall --no-deps --no-cache-dir mmcv==2.1.0')
+                 MMCV + '--force-reinstall --no-deps --no-cache-dir ' + PINNED['mmcv'])
 
 
 def test_setuptools_without_pkg_resources(check, site):
     block(site, 'pkg_resources')
-    assert_wrong(check('setuptools'), 'setuptools', r'setuptools \S+ has no pkg_resources',
-                 r'\S+ -m pip install "setuptools<81" .*')
+    done = check('setuptools')
+    if FORKS_ARE_HERE:
+        assert_fine(done, r'ok    setuptools \S+, without pkg_resources, which this mmengine does not need')
+    else:
+        assert_wrong(done, 'setuptools', r'setuptools \S+ has no pkg_resources', r'\S+ -m pip install "setuptools<81" .*')
 
 
 def test_torchvision_of_another_torch(report, facts, site):
@@ -185,20 +209,23 @@ def test_torchvision_that_the_tools_get_round_is_a_note_with_the_cure(report, br
                 r'      cure: .*"torchvision==0\.')
 
 
-def test_mmcv_2_2_is_refused_by_mmdet_and_mmseg(report, facts, site):
-    shadow(site, 'mmcv', 'from .version import __version__', '2.2.0')  # they look at its version before anything else
-    mmcv = dict(facts['mmcv'], version='2.2.0')
-    done = report('mmdet', 'mmseg', mmcv=mmcv, **try_again(dict(facts, mmcv=mmcv), site, 'mmdet', 'mmseg'))
-    for library in ('mmdet', 'mmseg'):
-        assert_wrong(done, 'mmdet, mmseg', rf'{library} \S+ takes mmcv below 2\.2\.0, and mmcv 2\.2\.0 is installed',
-                     MMCV + 'mmcv==2.1.0')
+def test_an_mmcv_that_is_too_new_is_refused_by_the_libraries(report, facts, site):
+    # of the forks mmpretrain alone has a bound, which it asserts after it has imported much
+    libraries, version = (['mmpretrain'], '2.4.0') if FORKS_ARE_HERE else (['mmdet', 'mmseg'], '2.2.0')
+    link_mmcv(site, leave_out='version.py')
+    (site / 'mmcv' / 'version.py').write_text(f"__all__ = ['__version__']\n__version__ = '{version}'\n")
+    mmcv = dict(facts['mmcv'], version=version)
+    done = report(*libraries, mmcv=mmcv, **try_again(dict(facts, mmcv=mmcv), site, *libraries))
+    for library in libraries:
+        assert_wrong(done, ', '.join(libraries), rf'{library} \S+ takes mmcv below {version}, and mmcv {version} is installed',
+                     MMCV + PINNED['mmcv'])
 
 
 def test_no_mmseg(report, facts, site):
     block(site, 'mmseg')
     assert_wrong(report('mmseg', **try_again(facts, site, 'mmseg')), 'mmseg',
                  'mmseg is not installed: segmentation configs need it',
-                 r'\S+ -m pip install mmsegmentation==1\.2\.2 ftfy regex')
+                 r'\S+ -m pip install ' + PINNED['mmseg'] + ('' if FORKS_ARE_HERE else ' ftfy regex'))
 
 
 def test_an_empty_environment(check, tmp_path):
@@ -342,18 +369,29 @@ def test_maintained_forks_are_judged_by_their_modules_and_cured_from_their_own_d
     fork = dict(python=dict(others=['onedl-mmcv', 'onedl-mmengine']), mmengine=dict(version='0.10.12'),
                 mmcv=dict(version='2.3.6'), setuptools=dict(pkg_resources=False, needed=False))
     assert not wrong(facts_of(**fork))
+    # compared with the versions of the forks on which the tests ran
+    assert [finding.text for finding in diagnose(facts_of('mmcv', **fork)) if finding.item in ('mmengine', 'mmcv')] == \
+        ['mmengine 0.10.12', 'mmcv 2.3.6, with its operators']
     finding, = wrong(facts_of(**fork, mmseg=dict(found=False)))
-    assert finding.cure.endswith('-m pip install onedl-mmsegmentation')
+    assert finding.cure.endswith('-m pip install onedl-mmsegmentation==1.4.2')
     finding, = wrong(facts_of(**fork, mmdet=dict(error('', 'AssertionError'), bound='2.2.0')))
-    assert re.fullmatch(r'\S+ -m pip uninstall -y mmdet && \S+ -m pip install onedl-mmdetection', finding.cure)
+    assert re.fullmatch(r'\S+ -m pip uninstall -y mmdet && \S+ -m pip install onedl-mmdetection==3.5.1', finding.cure)
+    assert 'mmdetection' not in wrong(facts_of(python=dict(others=['onedl-mim']), mmdet=dict(found=False)))[0].cure
 
 
-def test_the_forks_are_recognised_by_what_is_installed(site, monkeypatch):
-    metadata = site / 'onedl_mmengine-0.10.12.dist-info' / 'METADATA'
-    metadata.parent.mkdir()
-    metadata.write_text('Metadata-Version: 2.1\nName: onedl_mmengine\nVersion: 0.10.12\n')
-    monkeypatch.setenv('PYTHONPATH', str(site))
-    assert collect_facts(['python'])['python']['others'] == ['onedl-mmengine']
+def test_upstream_over_a_fork_is_found_and_neither_is_left(site):
+    for name, version in (('onedl_mmdetection', '3.5.1'), ('mmdet', '3.3.0')):
+        install(site, name, version)
+    python = collect(['python'], None, site)['python']
+    finding, = wrong(facts_of(python=python))
+    assert finding.text == 'mmdet is installed twice, by mmdet and by onedl-mmdetection, which overwrite files of each other'
+    assert re.fullmatch(r'\S+ -m pip uninstall -y mmdet onedl-mmdetection && \S+ -m pip install onedl-mmdetection==3.5.1',
+                        finding.cure)
+
+
+def test_the_forks_are_recognised_by_what_is_installed(site):
+    install(site, 'onedl_mmengine', '0.10.12')
+    assert 'onedl-mmengine' in collect(['python'], None, site)['python']['others']
 
 
 def test_torchvision_may_be_absent_without_mmpretrain():
@@ -380,6 +418,8 @@ def test_versions_are_those_of_the_requirements_and_of_the_package(root):
     stack = dict(line.split('==') for line in (root / 'requirements' / 'stack.txt').read_text().splitlines() if '==' in line)
     names = {'mmseg': 'mmsegmentation', 'cv2': 'opencv-python'}
     assert PINS == {item: stack[names.get(item, item)] for item in PINS}
+    forks = (root / 'requirements' / 'forks.txt').read_text().splitlines()
+    assert ['=='.join(pin) for pin in FORKS.values()] == [line for line in forks if not line.startswith('#')]
     setup = (root / 'setup.py').read_text()
     for item, version in MINIMA.items():
         name = {'python': "python_requires='"}.get(item, f"'{names.get(item, item)}")
