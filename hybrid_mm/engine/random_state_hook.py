@@ -43,7 +43,8 @@ class RandomStateHook(Hook):
         elif hasattr(runner.train_loop, 'dataloader_iterator'):
             # An iteration-based loop draws the batches that were trained on once more before it goes on.
             loop = runner.train_loop
-            loop.dataloader_iterator = _call_after(loop.dataloader_iterator, runner.iter, self._put_back)
+            wrap = _SkipThenCall if hasattr(loop.dataloader_iterator, 'skip_iter') else _call_after
+            loop.dataloader_iterator = wrap(loop.dataloader_iterator, runner.iter, self._put_back)
 
     def before_train_epoch(self, runner: Runner) -> None:
         # The data loader draws a seed when an epoch begins, so before that; an iteration-based loop puts back later.
@@ -88,6 +89,25 @@ def _call_after(batches: Iterable, count: int, function: Callable[[], None]) -> 
     yield from itertools.islice(batches, count)
     function()
     yield from batches
+
+
+class _SkipThenCall:
+    """The batches of onedl-mmengine, whose loop passes over those that were trained on without loading them, with a call of the
+    function after that."""
+
+    def __init__(self, batches: Iterator, count: int, function: Callable[[], None]) -> None:
+        self._batches, self._function = batches, function
+
+    def __iter__(self) -> '_SkipThenCall':
+        return self
+
+    def __next__(self):
+        return next(self._batches)
+
+    def skip_iter(self, count: int) -> None:
+        self._batches.skip_iter(count)
+        self._batches._ensure_iterator()  # draws a seed, as it did when the training began
+        self._function()
 
 
 def _get_state() -> dict:
