@@ -6,7 +6,7 @@ a word. So the one on torch.export is used, for images of one size and of all si
 """
 import logging
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from hybrid_mm.engine.errors import SetupError
 from hybrid_mm.engine.output import whole_file
 
+from .any_size import any_size
+
 TOLERANCE = 1e-4
 SMALLEST = 64  # side of an image where its size is open: two patches of ConvNeXt at stride 32
 OPSETS = range(18, 24)
 
 _LIBRARIES = ('onnx', 'onnxscript', 'onnxruntime')
 _LOGGERS = ('torch.onnx', 'torch.export', 'torch.fx', 'onnxscript', 'onnx_ir')
-# images and their sides while a graph for all sizes is recorded: several windows of 224 pixels, and no stride divides them
+# images and their sides while a graph for all sizes is recorded: several windows of 224 pixels, which no stride divides
 _CAPTURED = (2, 460, 683)
 _CHECKED = ((2, 97, 131), (1, 64, 96))  # batches on which such a graph is compared, beside one of the size that is asked for
 _FIXED = 'what it computes depends on the size of the image in a way that one graph cannot hold; leave --dynamic out'
@@ -105,7 +107,7 @@ def _translate(network: nn.Module, shape: Sequence[int], dynamic: bool, opset: i
         dims.update({i: torch.export.Dim(name, min=SMALLEST) for i, name in ((2, 'height'), (3, 'width'))})
         shape = _CAPTURED[0], shape[1], *_CAPTURED[1:]
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), any_size(network) if dynamic else nullcontext():
             return torch.onnx.export(network, (torch.zeros(shape), ), dynamo=True, dynamic_shapes=(dims, ) if dims else None,
                                      opset_version=opset, input_names=['image'], verbose=False)
     except Exception as error:  # torch raises whatever a network or an operator raises

@@ -13,6 +13,7 @@ from torch import nn
 
 from hybrid_mm.analysis.complexity import build_model
 from hybrid_mm.deploy import build_network, networks, onnx_file, write_onnx
+from hybrid_mm.deploy.any_size import CellMeans
 from hybrid_mm.engine import SetupError
 
 THIN = dict(  # no ParC in it: few operators
@@ -109,6 +110,16 @@ def test_logits_of_a_segmentor_have_the_size_of_the_image(config):
         logits, = whole(image)
         expected = nn.functional.interpolate(whole.model(image, mode='tensor'), (70, 50), mode='bilinear', align_corners=False)
     assert logits.shape == (2, 150, 70, 50) and torch.equal(logits, expected)
+
+
+def test_adaptive_pooling_of_upernet_is_exported_for_any_size(tmp_path):
+    pools = nn.Sequential(nn.AdaptiveAvgPool2d((5, 7)), nn.AdaptiveAvgPool2d(3))
+    before = list(pools)
+    assert write_onnx(pools, (1, 2, 64, 65), tmp_path / 'net.onnx', dynamic=True) < 1e-5
+    assert list(pools) == before
+    image = torch.randn(2, 3, 4, 5)  # fewer than cells, and no multiples
+    for cells in ((1, 6), (3, 2), (6, 6)):
+        torch.testing.assert_close(CellMeans(cells)(image), nn.functional.adaptive_avg_pool2d(image, cells))
 
 
 # ---- what cannot be exported ----
