@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Optional, Sequence
 from torch import Tensor, nn
 
 from hybrid_mm.backbones.base import BaseBackbone
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 
 _LARGEST_STRIDE = 64
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 
 from hybrid_mm.engine.arguments import add_config
-from hybrid_mm.engine.errors import SetupError, shorten
+from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.engine.launch import one_sentence, read_config
 from hybrid_mm.engine.output import check_out_folder, whole_file
 from hybrid_mm.engine.preflight import check_checkpoint

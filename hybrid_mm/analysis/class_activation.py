@@ -29,7 +29,7 @@ from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
 from hybrid_mm.compat import mend_torchvision
-from hybrid_mm.engine.errors import SetupError, shorten
+from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.inference.predictors import Predictor
 
 from .browse import to_picture

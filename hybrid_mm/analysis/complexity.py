@@ -28,7 +28,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import torch
 from torch import Tensor, nn
 
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 
 from .mac_counter import MacCounter, counting
 

@@ -16,7 +16,7 @@ from hybrid_mm.backbones.base import BaseBackbone
 from hybrid_mm.checkpoints import Released, backbone_part, load_released
 from hybrid_mm.checkpoints.key_maps import KEY_MAPS
 from hybrid_mm.engine.check_setup_hook import differences
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 from hybrid_mm.engine.launch import one_sentence, read_config
 from hybrid_mm.engine.output import check_out_file, whole_file
 from hybrid_mm.engine.preflight import check_checkpoint

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 from hybrid_mm.engine.launch import one_sentence
 from hybrid_mm.engine.output import check_out_file, whole_file
 

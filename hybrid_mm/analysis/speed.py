@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 from hybrid_mm.engine.progress import Progress
 
 from .complexity import NUM_BOXES, aligned, build_model, data_samples, image_shape, run_network

@@ -6,6 +6,8 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 import numpy as np
 import torch
 
+from hybrid_mm.errors import shorten
+
 from .key_maps import KEY_MAPS, KeyMap, Rules
 
 
@@ -29,7 +31,7 @@ def convert(state_dict: Dict[str, Any], family: str, head: bool = False) -> Dict
     names, unknown = rename_keys(state_dict, family, head)
     if unknown:
         raise ValueError(
-            f'{len(unknown)} of {len(state_dict)} keys are not of a released {family}: {list_keys(unknown)}')
+            f'{len(unknown)} of {len(state_dict)} keys are not of a released {family}: {shorten(unknown, 8)}')
     if head and not any(name.startswith('head.') for name in names.values()):
         raise ValueError(f'head=True, but this state dict of {family} has no classifier')
     return {name: state_dict[key] for key, name in names.items()}
@@ -79,15 +81,8 @@ def drop_repeats(state_dict: Dict[str, Any], family: str) -> Dict[str, Any]:
     differing = [f'{key} from {first}' for key, first in repeats.items() if not _same(state_dict[key], state_dict[first])]
     if differing:
         raise ValueError(f'{len(differing)} keys of this {family} repeat others, but their tensors differ: '
-                         f'{list_keys(differing)}')
+                         f'{shorten(differing, 8)}')
     return {key: tensor for key, tensor in state_dict.items() if key not in repeats}
-
-
-def list_keys(keys: Iterable[str], limit: int = 8) -> str:
-    """``'a, b, c and 5 more'``: the first ``limit`` keys and a count of the rest."""
-    keys = list(keys)
-    more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
-    return ', '.join(keys[:limit]) + more
 
 
 def _key_map(family: str) -> KeyMap:

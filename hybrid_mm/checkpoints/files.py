@@ -12,7 +12,8 @@ import torch
 from mmengine import dist
 from torch import Tensor
 
-from .conversion import list_keys
+from hybrid_mm.errors import shorten
+
 from .identification import guess_family
 from .key_maps import KEY_MAPS
 
@@ -74,9 +75,9 @@ def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
     state_dict = checkpoint[wrappings[0]] if wrappings else checkpoint
     others = [str(key) for key, value in state_dict.items() if not isinstance(value, Tensor)]
     if len(others) == len(state_dict):
-        raise ValueError(f'the checkpoint holds no tensors; its keys are {list_keys(others) or "none"}')
+        raise ValueError(f'the checkpoint holds no tensors; its keys are {shorten(others, 8) or "none"}')
     if others:
-        raise ValueError(f'the checkpoint holds more than tensors, under {list_keys(others)}')
+        raise ValueError(f'the checkpoint holds more than tensors, under {shorten(others, 8)}')
     if all(key.startswith('module.') for key in state_dict):
         return {key[len('module.'):]: value for key, value in state_dict.items()}
     return dict(state_dict)

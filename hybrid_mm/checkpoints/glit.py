@@ -4,9 +4,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from torch import Tensor
 
+from hybrid_mm.errors import shorten
 from hybrid_mm.registry import MODELS
 
-from .conversion import list_keys, rename_keys
+from .conversion import rename_keys
 from .identification import Shapes, shapes_of
 
 _CLASS_TOKEN, _POSITIONS = 'stem.cls_token', 'stem.pos_embed'
@@ -84,7 +85,7 @@ def compare(file: Dict[str, Any], model: Dict[str, Any]) -> str:
         differences.append(f'there are {len(blocks)} blocks instead of {len(our_blocks)}')
     differences += [f'block {number} has (G, L, K, E, d_k, d_z) = {row} instead of {our_row}'
                     for number, (row, our_row) in enumerate(zip(blocks, our_blocks)) if row != our_row]
-    return f'the file has another arch: {list_keys(differences)}; ' if differences else ''
+    return f'the file has another arch: {shorten(differences, 8)}; ' if differences else ''
 
 
 def _read(shapes: Shapes) -> Tuple[int, List[tuple]]:

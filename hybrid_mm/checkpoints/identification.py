@@ -7,9 +7,10 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tu
 import torch
 from torch import nn
 
+from hybrid_mm.errors import shorten
 from hybrid_mm.registry import MODELS
 
-from .conversion import convert, list_keys, rename_keys
+from .conversion import convert, rename_keys
 from .key_maps import KEY_MAPS
 
 Shapes = Dict[str, Tuple[int, ...]]
@@ -69,12 +70,12 @@ class Mismatch:
     def __str__(self) -> str:
         parts = []
         if self.missing:
-            parts.append(f'the file lacks {list_keys(self.missing)}')
+            parts.append(f'the file lacks {shorten(self.missing, 8)}')
         if self.unexpected:
-            parts.append(f'the model has no {list_keys(self.unexpected)}')
+            parts.append(f'the model has no {shorten(self.unexpected, 8)}')
         if self.reshaped:
             shapes = (f'{key} {file} instead of {model}' for key, (file, model) in self.reshaped.items())
-            parts.append(f'the file has the shapes {list_keys(shapes)}')
+            parts.append(f'the file has the shapes {shorten(shapes, 8)}')
         return '; '.join(parts)
 
 
@@ -101,7 +102,7 @@ def identify_network(state_dict: Dict[str, Any]) -> Network:
     """As `identify`, and whether it is the family's network or the one that the family improves on."""
     family = guess_family(state_dict)
     if family is None:
-        raise ValueError(f'no key is of a known release ({", ".join(KEY_MAPS)}): {list_keys(state_dict)}')
+        raise ValueError(f'no key is of a known release ({", ".join(KEY_MAPS)}): {shorten(state_dict, 8)}')
     shapes = shapes_of(convert(state_dict, family))
     network = find_network(family, shapes)
     if network is None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hybrid_mm.analysis.complexity import build_model
 from hybrid_mm.checkpoints import load_released
 from hybrid_mm.engine.check_setup_hook import differences, is_of_absent_head
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 
 PARTS = ('backbone', 'neck', 'logits')
 NO_BOXES = "mmcv's non-maximum suppression and RoIAlign have no counterpart in ONNX"

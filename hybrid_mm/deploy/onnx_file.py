@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 from hybrid_mm.engine.output import whole_file
 
 from .any_size import any_size

@@ -1,6 +1,6 @@
 """Around the stock runner: hooks, layer decay, checks before a run, and what `tools/train.py` and `tools/test.py` share."""
 from .check_setup_hook import CheckSetupHook
-from .errors import SetupError
+from hybrid_mm.errors import SetupError
 from .layer_decay import LayerDecayOptimizerConstructor
 from .libraries import require
 from .logger_hook import LoggerHook

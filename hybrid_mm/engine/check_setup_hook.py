@@ -10,7 +10,7 @@ from torch import nn
 from hybrid_mm.registry import HOOKS
 
 from .datasets import check_categories, leaf_datasets, reads_coco_files
-from .errors import SetupError, shorten
+from hybrid_mm.errors import SetupError, shorten
 
 # Parts whose num_classes is the number of the data's classes. Not rpn_head, which tells objects from background, nor
 # the semantic heads of panoptic models, which count stuff too.

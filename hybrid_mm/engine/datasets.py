@@ -4,7 +4,7 @@ import mmap
 import sys
 from typing import Any, Iterator, List, Sequence, Tuple
 
-from .errors import SetupError, shorten
+from hybrid_mm.errors import SetupError, shorten
 
 _FIRST_CHUNK = 1 << 16  # bytes; COCO's own list of categories takes 6 kB
 

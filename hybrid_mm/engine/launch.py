@@ -17,7 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .arguments import parse_test_args, parse_train_args
-from .errors import SetupError
+from hybrid_mm.errors import SetupError
 from .libraries import require
 from .preflight import check_checkpoint, check_data, check_file, check_launcher, check_starting_weights
 from .settings import adapt_to_cpu, load_config, set_up_testing, set_up_training

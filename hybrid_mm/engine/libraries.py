@@ -2,7 +2,7 @@
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from .errors import SetupError
+from hybrid_mm.errors import SetupError
 
 # scope -> (our extra, modules that it installs); mmseg imports ftfy and regex without declaring them
 _LIBRARIES = {

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Sequence
 
-from .errors import SetupError
+from hybrid_mm.errors import SetupError
 
 
 def check_out_folder(path: Path, force: bool = False) -> None:

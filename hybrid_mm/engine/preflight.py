@@ -10,7 +10,7 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS
 
 from .datasets import check_categories, leaf_datasets, read_categories, reads_coco_files
-from .errors import SetupError
+from hybrid_mm.errors import SetupError
 
 _VARIABLES = {  # launcher -> environment variables that its processes have, and how they are started
     'pytorch': (('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), 'bash tools/dist_train.sh CONFIG GPUS'),

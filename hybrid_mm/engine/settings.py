@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
 from .datasets import leaf_datasets
-from .errors import SetupError
+from hybrid_mm.errors import SetupError
 
 _TTA_MODELS = {
     'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),

@@ -9,7 +9,7 @@ import cv2
 import mmcv
 import numpy as np
 
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')  # of the pictures in a folder
 _FPS = 25.  # of a video that does not say

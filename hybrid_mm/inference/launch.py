@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from hybrid_mm.engine.arguments import add_config
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 from hybrid_mm.engine.launch import one_sentence, read_config
 from hybrid_mm.engine.output import check_out_folder
 from hybrid_mm.engine.preflight import check_checkpoint

@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Tuple, Union
 
 import numpy as np
 
-from hybrid_mm.engine.errors import SetupError, shorten
+from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.engine.progress import Progress
 
 from .inputs import Video, read_frames, read_picture

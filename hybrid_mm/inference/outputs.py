@@ -26,7 +26,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 
 from .inputs import silent_opencv
 

@@ -10,7 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 
 from .weights import ChecksWeights, first_dataset, fitting_weights
 

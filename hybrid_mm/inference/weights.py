@@ -8,7 +8,7 @@ from torch import nn
 
 from hybrid_mm.engine.check_setup_hook import check_heads, differences, is_of_absent_head
 from hybrid_mm.engine.datasets import leaf_datasets
-from hybrid_mm.engine.errors import SetupError
+from hybrid_mm.errors import SetupError
 
 
 class ChecksWeights:

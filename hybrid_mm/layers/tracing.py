@@ -1,0 +1,12 @@
+"""What records a network at the moment, if anything does: a compiler, a tracer or an export. This file needs torch alone."""
+import torch
+
+
+def is_symbolic(*sizes: int) -> bool:
+    """Whether one of the sizes is open in a graph that is being exported: no branch may depend on its value."""
+    return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
+def is_traced() -> bool:
+    """Whether torch compiles, exports or traces what runs: plain operators alone can be seen through."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
