@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_mm.errors import SetupError
-from hybrid_mm.engine.progress import Progress
+from hybrid_mm.networks import build_model
 
-from .complexity import NUM_BOXES, aligned, build_model, data_samples, image_shape, run_network
+from .complexity import NUM_BOXES, aligned, data_samples, image_shape, run_network
 from .measurement import Step, in_turn, peak_bytes, run, seconds
 
 _PERCENTILES = (50, 90, 99)
@@ -102,6 +102,22 @@ class Speed(NamedTuple):
                     seconds=self.seconds)
 
 
+class _Silent:
+    """A progress that nobody sees."""
+
+    def __init__(self, name: str, total: int) -> None:
+        pass
+
+    def __enter__(self) -> '_Silent':
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+
 def table(speeds: Sequence[Speed]) -> str:
     """A line for each network."""
     lines = [['', 'pixels', 'params (M)', 'images/s', 'ratio', *(f'p{percent} (ms)' for percent in _PERCENTILES), 'peak (MiB)']]
@@ -114,12 +130,13 @@ def table(speeds: Sequence[Speed]) -> str:
     return '\n'.join([head, '-' * len(head), *rows])
 
 
-def measure(cfgs: Dict[str, Any], settings: Settings) -> List[Speed]:
-    """Build the networks, run each once, then measure them in turn. Shows a progress bar.
+def measure(cfgs: Dict[str, Any], settings: Settings, progress: Callable[[str, int], ContextManager] = _Silent) -> List[Speed]:
+    """Build the networks, run each once, then measure them in turn.
 
     Args:
         cfgs: name -> config of a detector, segmentor or classifier, with ``default_scope`` and ``model``.
         settings: how.
+        progress: takes the name and the number of pieces of work; its context has `advance`, such as `hybrid_mm.progress.Progress`.
 
     Raises:
         SetupError: a network cannot run like this; nothing was measured then.
@@ -132,7 +149,7 @@ def measure(cfgs: Dict[str, Any], settings: Settings) -> List[Speed]:
     current_gpu = torch.cuda.device(settings.device) if settings.device.startswith('cuda') else nullcontext()
     steps, sizes, one_round = {}, {}, 0.
     with current_gpu, DefaultScope.overwrite_default_scope(scope):
-        with Progress('networks', len(cfgs)) as progress:
+        with progress('networks', len(cfgs)) as done:
             for name, cfg in cfgs.items():
                 with _explained(name, settings):
                     model = _build(cfg, settings)
@@ -142,13 +159,13 @@ def measure(cfgs: Dict[str, Any], settings: Settings) -> List[Speed]:
                     sizes[name] = (sum(p.numel() for p in model.parameters()), sum(w.nbytes for w in weights),
                                    peak_bytes(step, settings.device))
                     one_round += seconds(step) if settings.rounds is None else 0.
-                progress.advance()
+                done.advance()
         rounds = settings.rounds
         if rounds is None:
             fewest, most = _ROUNDS
             rounds = math.ceil(min(most, max(fewest, settings.seconds * len(cfgs) / one_round)))
-        with Progress('runs', len(cfgs) * (rounds + 1)) as progress:
-            times = in_turn(steps, rounds, done=progress.advance)
+        with progress('runs', len(cfgs) * (rounds + 1)) as done:
+            times = in_turn(steps, rounds, done=done.advance)
     first = next(iter(times.values()))
     return [Speed(name, shapes[name][2:], settings.batch_size, *sizes[name], own,
                   statistics.median(there / here for there, here in zip(first, own))) for name, own in times.items()]
@@ -173,10 +190,8 @@ def find_dtype(device: str, name: Optional[str] = None) -> torch.dtype:
 def _build(cfg: Any, settings: Settings) -> nn.Module:
     """The network of a config, or its backbone, on the device."""
     from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import DefaultScope
     torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = build_model(cfg, 'cpu')
+    model = build_model(cfg)
     # as the runner does in a single process; a CPU has no SyncBN
     model = revert_sync_batchnorm(model).to(settings.device).train(settings.train)
     if settings.backbone or settings.compile or settings.channels_last:

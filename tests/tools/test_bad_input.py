@@ -1,12 +1,14 @@
 """What a user can get wrong ends with a sentence that names the value and what is allowed, and writes no weights."""
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from hybrid_mm.engine.launch import test as evaluate
-from hybrid_mm.engine.launch import train
+from hybrid_mm import commands
+
+train, evaluate = (partial(commands.main, name) for name in ('train', 'test'))
 
 AT_ONCE = [
     (['no.py'], {}, '^Error: the config no.py does not exist; give the path of a file$'),

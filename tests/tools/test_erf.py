@@ -1,5 +1,6 @@
 """`tools/analysis/erf.py` as a user runs it: the fields of several backbones in one picture, one table, one file of numbers."""
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from hybrid_mm import commands
 from hybrid_mm.analysis import area, square_side
 from hybrid_mm.analysis import effective_receptive_field as field_of
-from hybrid_mm.analysis.erf_report import main, prepare_picture
+from hybrid_mm.analysis.erf_report import prepare_picture
+
+main = partial(commands.main, 'erf')
 from hybrid_mm.layers.layer_norm import LayerNorm2d
 
 FRACTIONS = [0.2, 0.5, 0.95, 0.99]

@@ -2,6 +2,7 @@
 import json
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as rle
 
-from hybrid_mm.engine.launch import test as evaluate
-from hybrid_mm.inference import infer
+from hybrid_mm import commands
+
+infer, evaluate = (partial(commands.main, name) for name in ('infer', 'test'))
 
 SHAPES = ('disc', 'triangle', 'striped square', 'checked diamond')
 PALETTE = [[0, 0, 0], [200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0]]  # RGB

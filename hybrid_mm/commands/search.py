@@ -1,81 +1,40 @@
-"""What the tools in `tools/search/` do. A fault that the user can mend ends with one sentence on stderr and exit status 1."""
+"""Search the best candidate of a trained supernet.
+
+The same command goes on where a killed search was, and ends with the same result.
+"""
 import argparse
 import hashlib
 import os
 import time
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List
 
-from mmengine.config import Config, DictAction
 from mmengine.runner import find_latest_checkpoint
 
-from hybrid_mm.engine import SetupError, require
-from hybrid_mm.engine.launch import one_sentence, train
-from hybrid_mm.engine.preflight import check_checkpoint, check_data, check_file
+from hybrid_mm.errors import SetupError
+from hybrid_mm.search.evaluate import load_supernet
+from hybrid_mm.search.results import rank, write_results
+from hybrid_mm.search.settings import (
+    STAGES,
+    STRATEGIES,
+    SearchSettings,
+    build_strategy,
+    identity,
+    read_cost,
+    read_settings,
+    read_space,
+)
+from hybrid_mm.search.space import distribution_of
+from hybrid_mm.search.store import Evaluation, Store
+from hybrid_mm.search.workers import Workers
 
-from .evaluate import load_supernet
-from .results import rank, write_results
-from .settings import STAGES, STRATEGIES, SearchSettings, build_strategy, identity, read_cost, read_settings, read_space
-from .space import distribution_of
-from .store import Evaluation, Store
-from .workers import Workers
-
-
-def train_supernet(argv: Optional[Sequence[str]] = None) -> None:
-    """`tools/search/supernet_train.py`: `tools/train.py` on a config that has a supernet.
-
-    Raises:
-        SystemExit: see the module.
-    """
-    parser = argparse.ArgumentParser(
-        description='Train the supernet of a search config. All further options are those of tools/train.py.', add_help=False)
-    parser.add_argument('config', nargs='?')
-    args, _ = parser.parse_known_args(argv)
-    if args.config and os.path.isfile(args.config):
-        with one_sentence():
-            read_settings(Config.fromfile(args.config))
-    train(argv)
+from .preflight import check_checkpoint, check_data
+from .shared import add_config, load_config, parser_of
 
 
-def retrain(argv: Optional[Sequence[str]] = None) -> None:
-    """`tools/search/retrain.py`: `tools/train.py` on a config that a search has written.
-
-    Raises:
-        SystemExit: see the module.
-    """
-    parser = argparse.ArgumentParser(
-        description='Train what a search has found, from random weights. All further options are those of tools/train.py.')
-    parser.add_argument('folder', help='folder of the search')
-    parser.add_argument('--rank', type=int, default=1, help='which of the best to train (default: %(default)s, the best)')
-    args, rest = parser.parse_known_args(argv)
-    with one_sentence():
-        config = Path(args.folder) / f'found_{args.rank}.py'
-        if not config.is_file():
-            found = sorted((int(path.stem[6:]) for path in config.parent.glob('found_*.py')), key=int)
-            raise SetupError(f'{config} does not exist; ' + (
-                f'choose --rank from {found[0]} to {found[-1]}' if found else
-                f'search first: python tools/search/search.py CONFIG --work-dir {args.folder}'))
-    if not any(option.startswith('--work-dir') for option in rest):
-        rest += ['--work-dir', str(Path(args.folder) / config.stem)]
-    train([str(config), *rest])
-
-
-def search(argv: Optional[Sequence[str]] = None) -> None:
-    """`tools/search/search.py`.
-
-    Raises:
-        SystemExit: see the module.
-    """
-    args = parse_search_args(argv)
-    with one_sentence():
-        run_search(args)
-
-
-def parse_search_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Search the best candidate of a trained supernet. The same command goes on where a killed search was, and '
-        'ends with the same result.')
-    parser.add_argument('config', help='file of the config with the supernet and the settings of the search')
+def parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
+    add_config(parser, of='the supernet with the settings of the search, search.KEY=VALUE among its options')
     parser.add_argument('--checkpoint', required=True,
                         help='weights of the supernet: a file, or the work folder of its training for the last one')
     parser.add_argument('--work-dir', help='folder of the search; by default ./work_dirs/<name of the config>_<strategy>')
@@ -92,25 +51,11 @@ def parse_search_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespac
     parser.add_argument('--processes', type=int, default=1,
                         help='candidates evaluated at the same time, each in a process of its own: on a CPU with one thread, '
                         'otherwise with one GPU (default: %(default)s). Makes no difference to the result')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that replace those of the config, as in tools/train.py; of the search: search.KEY=VALUE')
-    return parser.parse_args(argv)
+    return parser
 
 
-def run_search(args: argparse.Namespace) -> List[List[Evaluation]]:
-    """Check, search, write.
-
-    Returns:
-        Evaluations of all generations.
-
-    Raises:
-        ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
-    """
-    check_file(args.config, 'the config')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    require(cfg.get('default_scope'))
+def run(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config, args.cfg_options)
     settings = read_settings(cfg, **{name: getattr(args, name) for name in (
         'strategy', 'stage', 'limit_gmacs', 'metric', 'seed', 'generations')})
     space, cost = read_space(cfg), read_cost(cfg, settings)
@@ -131,7 +76,6 @@ def run_search(args: argparse.Namespace) -> List[List[Evaluation]]:
         distribution = ','.join(map(str, distribution_of(best.candidate)))
         print('the second supernet, of the details, trains and is searched with '
               f'`--cfg-options model.backbone.arch.space.distribution={distribution}`')
-    return history
 
 
 def run_strategy(strategy, store: Store, workers: Workers, settings: SearchSettings, cost) -> List[List[Evaluation]]:

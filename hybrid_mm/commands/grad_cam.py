@@ -1,4 +1,8 @@
-"""What `tools/analysis/grad_cam.py` does: pictures with class activation maps, and a file of what they explain."""
+"""Class activation maps: where the features are that speak for what a detector, segmentor or classifier finds.
+
+Writes each picture, as the network gets it, under the heat, with the boxes or the region in question outlined, and
+activation_maps.json: for each picture the class, the value of the target, and the hottest pixel.
+"""
 import argparse
 import json
 from pathlib import Path
@@ -6,39 +10,22 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from hybrid_mm.engine.arguments import add_config
+from hybrid_mm.analysis.class_activation import CLASS_FREE, METHODS, ActivationMap, Explainer, NothingFound, find_label
 from hybrid_mm.errors import SetupError, shorten
-from hybrid_mm.engine.launch import one_sentence, read_config
-from hybrid_mm.engine.output import check_out_folder, whole_file
-from hybrid_mm.engine.preflight import check_checkpoint
-from hybrid_mm.engine.progress import Progress
 from hybrid_mm.inference.inputs import Video, find_inputs, read_picture
-from hybrid_mm.inference.launch import check_prediction, find_device
 from hybrid_mm.inference.outputs import output_names, write_image
 from hybrid_mm.inference.predictors import PREDICTORS, SCORE_THR, Predictor
+from hybrid_mm.networks import preprocessor_of
+from hybrid_mm.output import whole_file
+from hybrid_mm.progress import Progress
 
-from .class_activation import CLASS_FREE, METHODS, ActivationMap, Explainer, NothingFound, find_label
-
-
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """`tools/analysis/grad_cam.py`.
-
-    Args:
-        argv: arguments of the command line, by default those of this process.
-
-    Raises:
-        SystemExit: a fault that the user can mend, as one sentence.
-    """
-    args = parse_args(argv)
-    with one_sentence():
-        run(args)
+from .infer import check_prediction
+from .preflight import check_checkpoint
+from .shared import add_config, add_device, add_force, check_out_folder, count, find_device, parser_of, read_config
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Class activation maps: where the features are that speak for what a detector, segmentor or classifier '
-        'finds. Writes each picture, as the network gets it, under the heat, with the boxes or the region in question '
-        'outlined, and activation_maps.json: for each picture the class, the value of the target, and the hottest pixel.')
+def parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
     add_config(parser)
     parser.add_argument('checkpoint', help='file of the checkpoint')
     parser.add_argument('input', metavar='IMAGE|FOLDER', type=Path, help='a picture or a folder of pictures')
@@ -56,18 +43,13 @@ def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
                         help=f'least score of a box in the target, of detectors only (default: {SCORE_THR})')
     parser.add_argument('--out', type=Path,
                         help='folder to write to; by default ./work_dirs/<name of the config>/grad_cam_<name of the input>')
-    parser.add_argument('--device', help='such as cpu or cuda:1; by default a GPU if there is one')
-    parser.add_argument('--force', action='store_true', help='write into a folder that is not empty')
-    return parser.parse_args(argv)
+    add_device(parser)
+    add_force(parser)
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Check, explain, write.
-
-    Raises:
-        ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
-    """
-    cfg = read_config(args)
+    cfg = read_config(args.config, args.cfg_options)
     _check_options(args, cfg)
     check_checkpoint(args.checkpoint, 'checkpoint')
     out = args.out or Path(cfg.work_dir) / f'grad_cam_{args.input.resolve().stem}'
@@ -79,9 +61,9 @@ def run(args: argparse.Namespace) -> None:
 
     predictor = PREDICTORS[cfg.default_scope](cfg, args.checkpoint, device)
     label = find_label(predictor.classes, args.class_name)
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    loads_rgb = bool(preprocessor_of(cfg).get('rgb_to_bgr'))
     score_thr = SCORE_THR if args.score_thr is None else args.score_thr
-    explainer = Explainer(predictor, args.layer, args.stage, args.method, score_thr, bool(preprocessor.get('rgb_to_bgr')))
+    explainer = Explainer(predictor, args.layer, args.stage, args.method, score_thr, loads_rgb)
     out.mkdir(parents=True, exist_ok=True)
     head = dict(task=predictor.task, config=Path(args.config).name, checkpoint=Path(args.checkpoint).name,
                 method=explainer.method, layer=explainer.place)
@@ -150,7 +132,7 @@ def _report(predictor: Predictor, entries: List[Dict[str, Any]], out: Path, labe
     if not drawn:
         advice = '; give a lower --score-thr' if predictor.task == 'detection' else ''
         raise SetupError(f'none of {len(entries)} pictures has a map, see {out / "activation_maps.json"}{advice}')
-    print(f'{out}: {len(drawn)} {"picture" if len(drawn) == 1 else "pictures"} and activation_maps.json')
+    print(f'{out}: {count(len(drawn), "picture")} and activation_maps.json')
 
 
 def _check_options(args: argparse.Namespace, cfg: Any) -> None:

@@ -3,8 +3,8 @@ import json
 import pytest
 from mmengine.config import ConfigDict
 
+from hybrid_mm.data.datasets import check_categories, leaf_datasets, read_categories
 from hybrid_mm.engine import SetupError
-from hybrid_mm.engine.datasets import check_categories, leaf_datasets, read_categories
 
 CATEGORIES = [dict(id=5, name='dog'), dict(id=2, name='cat'), dict(id=7, name='Zürich "lake" [1]')]
 COCO = dict(info={}, images=[], annotations=[], categories=CATEGORIES)

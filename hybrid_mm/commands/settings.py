@@ -1,14 +1,12 @@
-"""From command line and config file to the config that the runner gets."""
+"""What the options of a command line make of a config."""
 import argparse
-import os
-from pathlib import Path
 from typing import Any, List
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
-from .datasets import leaf_datasets
+from hybrid_mm.data.datasets import leaf_datasets
 from hybrid_mm.errors import SetupError
 
 _TTA_MODELS = {
@@ -17,21 +15,6 @@ _TTA_MODELS = {
     'mmpretrain': dict(type='AverageClsScoreTTA'),
 }
 _TTA_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-
-
-def load_config(args: argparse.Namespace) -> Config:
-    """The config file with ``--launcher``, ``--cfg-options`` and the work folder, which a config may set too."""
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = os.path.join('./work_dirs', Path(args.config).stem)
-    if cfg.get('default_scope') == 'mmpretrain':
-        _complete_loaders(cfg)
-    return cfg
 
 
 def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
@@ -57,7 +40,7 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from or find_latest_checkpoint(cfg.work_dir):
-            _drop_released(cfg.model)
+            _drop_initialisers(cfg.model)
 
 
 def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
@@ -76,51 +59,19 @@ def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
         _keep_predictions(cfg, args.out)
 
 
-def adapt_to_cpu(cfg: Config) -> List[str]:
-    """Replace what a machine without GPU cannot do.
-
-    Mixed precision becomes float32. With several processes SyncBN, which refuses tensors on a CPU, becomes BN, and the
-    model wrapper gets no device number.
-
-    Returns:
-        A sentence for the user about each change that alters the results.
-    """
-    notices = []
-    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
-        cfg.optim_wrapper.type = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
-            cfg.optim_wrapper.pop(key, None)
-        notices.append('Without a GPU this trains in float32, not in mixed precision.')
-    if cfg.launcher != 'none':
-        if _replace_sync_bn(cfg.model) or cfg.pop('sync_bn', None):
-            notices.append('Without a GPU SyncBN becomes BN: each process takes the statistics of its own batch.')
-        defaults = dict(
-            type='MMDistributedDataParallel',
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False))
-        cfg.model_wrapper_cfg = {**defaults, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
-    return notices
-
-
-def _drop_released(node: Any) -> None:
-    """Take `hybrid_mm.Released` out of a nested config: a resumed model need not fetch what its checkpoint replaces."""
+def _drop_initialisers(node: Any) -> None:
+    """Take what reads files of weights out of a nested config: a resumed model has all weights from its checkpoint."""
     if isinstance(node, dict):
-        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'hybrid_mm.Released':
-            node['init_cfg'] = None
+        several = node.get('init_cfg') or ()
+        several = several if isinstance(several, (list, tuple)) else [several]
+        if any(initialiser.get('checkpoint') for initialiser in several):
+            node['init_cfg'] = [initialiser for initialiser in several if not initialiser.get('checkpoint')] or None
+        if node.get('pretrained'):
+            node['pretrained'] = None
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for part in node:
-            _drop_released(part)
-
-
-def _complete_loaders(cfg: Config) -> None:
-    """What MMPretrain's own tools add to the loaders of a config."""
-    for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader')
-        if loader is not None:
-            loader.setdefault('pin_memory', True)
-            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
-            loader.setdefault('collate_fn', dict(type='default_collate'))
+            _drop_initialisers(part)
 
 
 def _show(cfg: Config, args: argparse.Namespace) -> None:
@@ -179,15 +130,3 @@ def _keep_predictions(cfg: Config, out: str) -> None:
     else:
         kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
         cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=out)]
-
-
-def _replace_sync_bn(node: Any) -> bool:
-    """Turn SyncBN into BN in a nested config; True if there was any."""
-    if isinstance(node, dict):
-        found = node.get('type') in ('SyncBN', 'MMSyncBN')
-        if found:
-            node['type'] = 'BN'
-        parts = node.values()
-    else:
-        found, parts = False, node if isinstance(node, (list, tuple)) else ()
-    return any([found, *map(_replace_sync_bn, parts)])

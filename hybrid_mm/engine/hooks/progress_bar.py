@@ -7,12 +7,9 @@ from typing import Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from hybrid_mm.progress import Bars
 from hybrid_mm.registry import HOOKS
-
-_LINES = 20  # for a whole run, where there is no terminal
 
 
 @HOOKS.register_module()
@@ -26,35 +23,26 @@ class ProgressBarHook(Hook):
     priority = 'LOW'  # behind IterTimerHook, which measures, and LoggerHook
 
     def __init__(self) -> None:
-        self._bar: Optional[Progress] = None
-        self._tasks = {}
-        self._main = False
+        self._bars: Optional[Bars] = None  # of the first process alone
 
     def before_run(self, runner: Runner) -> None:
-        self._main = runner.rank == 0
-        if not self._main:
+        if runner.rank != 0:
             return
         for handler in _console_handlers(runner):
             handler.addFilter(_is_no_iteration)
-        console = Console()
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn('{task.description}'),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn('{task.fields[status]}'),
-                console=console)
-            self._bar.start()  # from here on sys.stdout prints above the bar
-            atexit.register(self._bar.stop)  # gives the cursor back after an error too
+        self._bars = Bars()
+        self._bars.start()
+        if self._bars.is_terminal:
+            atexit.register(self._bars.stop)  # gives the cursor back after an error too
             _redirect(runner)
 
     def after_run(self, runner: Runner) -> None:
-        if not self._main:
+        if self._bars is None:
             return
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._bars.stop()
+        if self._bars.is_terminal:
             _redirect(runner)
+        self._bars = None
         for handler in _console_handlers(runner):
             handler.removeFilter(_is_no_iteration)
 
@@ -68,30 +56,25 @@ class ProgressBarHook(Hook):
         self._begin('test', len(runner.test_dataloader))
 
     def after_train_iter(self, runner: Runner, **kwargs) -> None:
-        self._advance(runner, 'training', runner.max_iters, runner.iter + 1)
+        self._update(runner, 'training', runner.iter + 1, runner.max_iters)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
-        self._advance(runner, 'validation', len(runner.val_dataloader), batch_idx + 1)
+        self._update(runner, 'validation', batch_idx + 1, len(runner.val_dataloader))
 
     def after_test_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
-        self._advance(runner, 'test', len(runner.test_dataloader), batch_idx + 1)
+        self._update(runner, 'test', batch_idx + 1, len(runner.test_dataloader))
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
-        if self._bar is not None:
-            self._bar.remove_task(self._tasks.pop('validation'))
+        if self._bars is not None:
+            self._bars.remove('validation')
 
     def _begin(self, name: str, total: int, done: int = 0) -> None:
-        if self._bar is not None:
-            self._tasks[name] = self._bar.add_task(name, total=total, completed=done, status='')
+        if self._bars is not None:
+            self._bars.begin(name, total, done)
 
-    def _advance(self, runner: Runner, name: str, total: int, done: int) -> None:
-        if not self._main:
-            return
-        status = _status(runner, name)
-        if self._bar is not None:
-            self._bar.update(self._tasks[name], completed=done, status=status)
-        elif done * _LINES // total > (done - 1) * _LINES // total:
-            print(f'{name} {done}/{total} ({100 * done // total} %), {status}', flush=True)
+    def _update(self, runner: Runner, name: str, done: int, total: int) -> None:
+        if self._bars is not None:
+            self._bars.update(name, done, total, _status(runner, name))
 
 
 def _status(runner: Runner, name: str) -> str:

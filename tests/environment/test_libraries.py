@@ -2,7 +2,8 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from hybrid_mm.engine import SetupError, libraries, require
+from hybrid_mm.engine import SetupError, require
+from hybrid_mm.environment import libraries
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])

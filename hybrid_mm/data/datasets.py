@@ -2,7 +2,9 @@
 import json
 import mmap
 import sys
-from typing import Any, Iterator, List, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
+
+from mmengine.registry import DATASETS
 
 from hybrid_mm.errors import SetupError, shorten
 
@@ -26,6 +28,12 @@ def leaf_datasets(dataset: Any, name: str) -> Iterator[Tuple[str, Any]]:
             yield from leaf_datasets(part, f'{name}.datasets.{i}')
     else:
         yield name, dataset
+
+
+def dataset_class(dataset: Any, scope: str) -> Optional[type]:
+    """The class of a data set's config in a library, such as mmdet; None if the registry does not know it."""
+    kind = dataset.get('type')
+    return DATASETS.get(kind if '.' in kind else f'{scope}.{kind}') if isinstance(kind, str) else kind
 
 
 def reads_coco_files(dataset_class: type) -> bool:

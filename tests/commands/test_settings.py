@@ -1,9 +1,11 @@
 import pytest
 from mmengine.config import Config
 
-from hybrid_mm.engine import SetupError, settings
-from hybrid_mm.engine.arguments import parse_test_args, parse_train_args
-from hybrid_mm.engine.settings import adapt_to_cpu, load_config, set_up_testing, set_up_training
+from hybrid_mm.commands import settings, test, train
+from hybrid_mm.commands.runner import adapt_to_cpu
+from hybrid_mm.commands.settings import set_up_testing, set_up_training
+from hybrid_mm.commands.shared import read_config
+from hybrid_mm.errors import SetupError
 
 
 @pytest.fixture
@@ -13,21 +15,25 @@ def config_file(tmp_path):
     return str(path)
 
 
+def read(args):
+    return read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+
+
 # ---- Reading ----
 
 def test_work_dir_is_the_option_or_the_config_s_or_the_name_of_the_config(config_file):
-    assert load_config(parse_train_args([config_file])).work_dir == './work_dirs/net'
+    assert read(train.parser().parse_args([config_file])).work_dir == './work_dirs/net'
     of_config = ['--cfg-options', 'work_dir=of_config']
-    assert load_config(parse_train_args([config_file, *of_config])).work_dir == 'of_config'
-    assert load_config(parse_train_args([config_file, *of_config, '--work-dir', 'own'])).work_dir == 'own'
+    assert read(train.parser().parse_args([config_file, *of_config])).work_dir == 'of_config'
+    assert read(train.parser().parse_args([config_file, *of_config, '--work-dir', 'own'])).work_dir == 'own'
 
 
 def test_loaders_of_classifiers_get_what_mmpretrain_s_tools_add(config_file):
-    cfg = load_config(parse_train_args([config_file]))
+    cfg = read(train.parser().parse_args([config_file]))
     assert cfg.train_dataloader == dict(
         num_workers=2, pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))
     assert cfg.val_dataloader is None
-    cfg = load_config(parse_train_args([config_file, '--cfg-options', 'train_dataloader.num_workers=0']))
+    cfg = read(train.parser().parse_args([config_file, '--cfg-options', 'train_dataloader.num_workers=0']))
     assert cfg.train_dataloader.persistent_workers is False
 
 
@@ -38,7 +44,7 @@ def trained(*options, device='cuda', monkeypatch=None, **config):
         monkeypatch.setattr(settings, 'get_device', lambda: device)
     cfg = Config(dict(
         load_from='pretrained.pth', work_dir='nowhere', optim_wrapper=dict(type='OptimWrapper'), **{'model': {}, **config}))
-    set_up_training(cfg, parse_train_args(['net.py', *options]))
+    set_up_training(cfg, train.parser().parse_args(['net.py', *options]))
     return cfg
 
 
@@ -66,7 +72,7 @@ def test_resume_goes_before_the_config_s_checkpoint(options, resume, load_from):
 def test_amp_wraps_the_optimizer_and_keeps_a_loss_scale(monkeypatch):
     assert trained('--amp', monkeypatch=monkeypatch).optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
     cfg = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale=512.)))
-    set_up_training(cfg, parse_train_args(['net.py', '--amp']))
+    set_up_training(cfg, train.parser().parse_args(['net.py', '--amp']))
     assert cfg.optim_wrapper.loss_scale == 512.
 
 
@@ -76,7 +82,7 @@ def test_amp_is_refused_without_a_gpu_and_for_other_wrappers(monkeypatch):
     monkeypatch.setattr(settings, 'get_device', lambda: 'cuda')
     with pytest.raises(SetupError, match="--amp .* optim_wrapper.type='ApexOptimWrapper'"):
         set_up_training(
-            Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))), parse_train_args(['net.py', '--amp']))
+            Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))), train.parser().parse_args(['net.py', '--amp']))
 
 
 def test_auto_scale_lr_needs_the_batch_of_the_config():
@@ -99,7 +105,7 @@ def set_up(scope, *options, **config):
         visualizer=dict(),
         test_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dict(pipeline=PIPELINE)] * 2)),
         **config))
-    set_up_testing(cfg, parse_test_args(['net.py', 'net.pth', *options]))
+    set_up_testing(cfg, test.parser().parse_args(['net.py', 'net.pth', *options]))
     return cfg
 
 
@@ -122,7 +128,7 @@ def test_show_opens_a_window_for_the_time_given():
 def test_show_needs_a_hook_that_draws():
     cfg = Config(dict(default_scope='mmdet', default_hooks=dict()))
     with pytest.raises(SetupError, match='--show-dir need a visualization hook'):
-        set_up_testing(cfg, parse_test_args(['net.py', 'net.pth', '--show']))
+        set_up_testing(cfg, test.parser().parse_args(['net.py', 'net.pth', '--show']))
 
 
 @pytest.mark.parametrize('scope, kind', [('mmdet', 'DumpDetResults'), ('mmpretrain', 'DumpResults')])
@@ -163,7 +169,7 @@ def test_tta_takes_the_settings_of_the_config():
 def test_tta_of_masks_is_refused():
     cfg = Config(dict(default_scope='mmdet', model=dict(roi_head=dict(mask_head=dict(type='FCNMaskHead')))))
     with pytest.raises(SetupError, match='--tta merges boxes, but not masks, and roi_head.mask_head'):
-        set_up_testing(cfg, parse_test_args(['net.py', 'net.pth', '--tta']))
+        set_up_testing(cfg, test.parser().parse_args(['net.py', 'net.pth', '--tta']))
 
 
 # ---- Without a GPU ----

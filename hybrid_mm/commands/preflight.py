@@ -3,13 +3,12 @@ import inspect
 import os
 import zipfile
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DATASETS
 
-from .datasets import check_categories, leaf_datasets, read_categories, reads_coco_files
+from hybrid_mm.data.datasets import check_categories, dataset_class, leaf_datasets, read_categories, reads_coco_files
 from hybrid_mm.errors import SetupError
 
 _VARIABLES = {  # launcher -> environment variables that its processes have, and how they are started
@@ -71,18 +70,28 @@ def check_checkpoint(path: Optional[str], what: str) -> None:
 
 
 def check_starting_weights(cfg: Config) -> None:
-    """See that the local file a backbone starts from, ``init_cfg.checkpoint``, exists and is whole.
+    """See that each local file that a part of the model starts from, ``init_cfg.checkpoint``, exists and is whole.
 
     Raises:
-        SetupError: it is not there, or no checkpoint.
+        SetupError: one is not there, or no checkpoint.
     """
-    init_cfg = (cfg.model.get('backbone') or {}).get('init_cfg')
-    for initializer in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
-        path, name = (initializer or {}).get('checkpoint'), 'model.backbone.init_cfg.checkpoint'
-        if path and '://' not in path and not os.path.isfile(path):
+    for path, name in _starting_weights(cfg.model, 'model'):
+        if '://' not in path and not os.path.isfile(path):
+            init_cfg = name.rsplit('.', 1)[0]
             raise SetupError(f'{name} {path} does not exist; give a file with `--cfg-options {name}=FILE`, or start from '
-                             'random weights with `--cfg-options model.backbone.init_cfg=None`')
+                             f'random weights with `--cfg-options {init_cfg}=None`')
         check_checkpoint(path, name)
+
+
+def _starting_weights(node: Any, name: str) -> Iterator[Tuple[str, str]]:
+    """File, or URL, and the name of its option in the config."""
+    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, part in parts:
+        if key == 'init_cfg':
+            for initialiser in part if isinstance(part, (list, tuple)) else [part]:
+                if isinstance(initialiser, dict) and isinstance(initialiser.get('checkpoint'), str):
+                    yield initialiser['checkpoint'], f'{name}.init_cfg.checkpoint'
+        yield from _starting_weights(part, f'{name}.{key}')
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
@@ -111,9 +120,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def _check_dataset(dataset: dict, name: str, scope: str) -> None:
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        kind = DATASETS.get(kind if '.' in kind else f'{scope}.{kind}')
+    kind = dataset_class(dataset, scope)
     if kind is None or dataset.get('backend_args') or 'download' in inspect.signature(kind).parameters:
         return  # unknown to the registry, which says so; not on a local disk; or fetched when it is missing
     root = dataset.get('data_root')

@@ -4,8 +4,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from hybrid_mm.engine import SetupError, preflight
-from hybrid_mm.engine.preflight import check_checkpoint, check_data, check_file, check_launcher
+from hybrid_mm.commands import preflight
+from hybrid_mm.commands.preflight import check_checkpoint, check_data, check_file, check_launcher
+from hybrid_mm.errors import SetupError
 
 LAUNCHED = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT='29500')
 

@@ -1,34 +1,29 @@
-"""What `tools/check_env.py` does."""
+"""Whether this environment can run hybrid_mm, what is wrong, and what cures it.
+
+Prints a line an item: `ok`, `wrong`, or `note` for what runs with a limit; below it the command that cures it. The exit status
+is 0 if nothing is wrong, 1 if something is, 2 if the arguments are. Works in any environment, an empty one too; torch and
+OpenMMLab are imported in another process, so that nothing they do ends the check.
+"""
 import argparse
 import shlex
 from pathlib import Path
-from typing import Optional, Sequence
 
-from .cures import short_path
-from .diagnosis import diagnose
-from .facts import collect_facts
-from .items import NAMES, NEEDS, expand
+from hybrid_mm.environment.cures import short_path
+from hybrid_mm.environment.diagnosis import diagnose
+from hybrid_mm.environment.facts import collect_facts
+from hybrid_mm.environment.items import NAMES, NEEDS, expand
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """`tools/check_env.py`.
-
-    Args:
-        argv: arguments of the command line, by default those of this process.
-
-    Returns:
-        The exit status: 0 if nothing is wrong, otherwise 1.
-
-    Raises:
-        SystemExit: status 2, the arguments are wrong.
-    """
-    parser = argparse.ArgumentParser(
-        description='Say whether this environment can run hybrid_mm, what is wrong, and the command that cures it. '
-        'Exit status: 0 nothing is wrong, 1 something is, 2 the arguments are.')
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('items', nargs='*', type=_item, metavar='ITEM',
                         help='check this and what it needs, such as mmdet for detection alone; one or more of '
                         f'{", ".join(NEEDS)} (default: all)')
-    items = expand(parser.parse_args(argv).items or NEEDS)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    items = expand(args.items or NEEDS)
     findings = diagnose(collect_facts(items))
     for finding in findings:
         print(f'{finding.status:6}{finding.text}')
