@@ -1,12 +1,13 @@
 """How far a piece of work is: a bar on a terminal, a line every 5 % elsewhere."""
 import time
 from datetime import timedelta
-from typing import Dict, Optional
+from typing import Dict, Iterable, Iterator, Optional, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
+T = TypeVar('T')
 _LINES = 20  # for the whole, where there is no terminal
 _UNKNOWN = 100  # items a line, where nobody knows how many there are
 
@@ -84,3 +85,9 @@ class Progress:
         self.done += number
         left = (time.monotonic() - self._start) / self.done * max(0, (self.total or 0) - self.done)
         self._bars.update(self.name, self.done, self.total, f'{timedelta(seconds=round(left))} left' if self.total else '')
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, each counted when the next one is asked for."""
+        for item in items:
+            yield item
+            self.advance()

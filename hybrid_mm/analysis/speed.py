@@ -17,6 +17,7 @@ import math
 import statistics
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -102,22 +103,6 @@ class Speed(NamedTuple):
                     seconds=self.seconds)
 
 
-class _Silent:
-    """A progress that nobody sees."""
-
-    def __init__(self, name: str, total: int) -> None:
-        pass
-
-    def __enter__(self) -> '_Silent':
-        return self
-
-    def __exit__(self, *error) -> None:
-        pass
-
-    def advance(self) -> None:
-        pass
-
-
 def table(speeds: Sequence[Speed]) -> str:
     """A line for each network."""
     lines = [['', 'pixels', 'params (M)', 'images/s', 'ratio', *(f'p{percent} (ms)' for percent in _PERCENTILES), 'peak (MiB)']]
@@ -130,18 +115,19 @@ def table(speeds: Sequence[Speed]) -> str:
     return '\n'.join([head, '-' * len(head), *rows])
 
 
-def measure(cfgs: Dict[str, Any], settings: Settings, progress: Callable[[str, int], ContextManager] = _Silent) -> List[Speed]:
+def measure(cfgs: Dict[str, Any], settings: Settings, progress: Optional[Callable[[str, int], ContextManager]] = None) -> List[Speed]:
     """Build the networks, run each once, then measure them in turn.
 
     Args:
         cfgs: name -> config of a detector, segmentor or classifier, with ``default_scope`` and ``model``.
         settings: how.
-        progress: takes the name and the number of pieces of work; its context has `advance`, such as `hybrid_mm.progress.Progress`.
+        progress: shows how far it is, such as `hybrid_mm.progress.Progress`.
 
     Raises:
         SetupError: a network cannot run like this; nothing was measured then.
     """
     from mmengine.registry import DefaultScope
+    progress = progress or _silent
     shapes = {name: (settings.batch_size, *image_shape(cfg, settings.shape)[1:]) for name, cfg in cfgs.items()}
     if settings.device == 'cpu':
         torch.set_flush_denormal(True)  # where there is a GPU `compat.flush_denormals` leaves it off
@@ -169,6 +155,11 @@ def measure(cfgs: Dict[str, Any], settings: Settings, progress: Callable[[str, i
     first = next(iter(times.values()))
     return [Speed(name, shapes[name][2:], settings.batch_size, *sizes[name], own,
                   statistics.median(there / here for there, here in zip(first, own))) for name, own in times.items()]
+
+
+@contextmanager
+def _silent(name: str, total: int) -> Iterator[Any]:
+    yield SimpleNamespace(advance=lambda: None)
 
 
 def find_dtype(device: str, name: Optional[str] = None) -> torch.dtype:

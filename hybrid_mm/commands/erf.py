@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     fields = []
     with Progress('images', number * len(backbones)) as progress:
         for path, (cfg, checkpoint, backbone, index, stage) in zip(args.configs, backbones):
-            images = _counted(_images(args, cfg, files), progress)
+            images = progress.over(_images(args, cfg, files))
             field = effective_receptive_field(backbone, args.size, index, images=images, positive=True)
             fields.append(Field(Path(path).name, checkpoint and Path(checkpoint).name, type(backbone).__name__, stage, field))
     source = 'normal noise' if files is None else f'pictures of {args.images}'
@@ -106,12 +106,6 @@ def _images(args: argparse.Namespace, cfg: Config, files: Optional[List[Path]]) 
         raise SetupError(f'in_channels={channels} of {cfg.filename}: pictures have 3 channels; leave --images out')
     for file in files:
         yield prepare_picture(file, args.size, preprocessor_of(cfg))
-
-
-def _counted(images: Iterator[Tensor], progress: Progress) -> Iterator[Tensor]:
-    for image in images:
-        yield image
-        progress.advance()
 
 
 def _as_dict(entry: Field) -> Dict[str, Any]:

@@ -15,18 +15,11 @@ or in a config with model = dict(backbone=dict(init_cfg=dict(type='Pretrained', 
 """
 import argparse
 from pathlib import Path
-from typing import Iterable, Iterator
 
 import torch
 
 import hybrid_mm
-from hybrid_mm.analysis.kmeans_references import (
-    build_backbone,
-    find_blocks,
-    kmeans_references,
-    require_libraries,
-    training_images,
-)
+from hybrid_mm.analysis import kmeans_references as kmeans
 from hybrid_mm.errors import SetupError
 from hybrid_mm.output import whole_file
 from hybrid_mm.progress import Progress
@@ -54,23 +47,24 @@ def run(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options)
     check_starting_weights(cfg)
     check_data(cfg, ('train', ))
-    model = build_backbone(cfg, args.seed)
-    blocks = find_blocks(model.backbone)
+    model = kmeans.build_backbone(cfg, args.seed)
+    blocks = kmeans.find_blocks(model.backbone)
     try:
-        require_libraries(blocks)
+        kmeans.require_libraries(blocks)
     except ImportError as error:
         raise SetupError(str(error)) from None
     references = max(layer.num_references for layer in blocks.values())
     if args.images * args.tokens < references:
         raise SetupError(f'--images {args.images} with --tokens {args.tokens} gives {args.images * args.tokens} tokens a '
                          f'block, fewer than its {references} references; choose more images, or more tokens')
-    images, number = training_images(cfg, model, args.images, args.seed)
+    images, number = kmeans.training_images(cfg, model, args.images, args.seed)
     if number < args.images:
         print(f'the training data have {number} images, less than --images {args.images}; all are used', flush=True)
     entropies = []
-    for block in kmeans_references(model.backbone, _counted(images, number), args.tokens, args.seed):
-        print(f'{block.name:<24} row entropy {block.before:.3f} -> {block.after:.3f}', flush=True)
-        entropies.append(block)
+    with Progress('images', number) as progress:
+        for block in kmeans.kmeans_references(model.backbone, progress.over(images), args.tokens, args.seed):
+            print(f'{block.name:<24} row entropy {block.before:.3f} -> {block.after:.3f}', flush=True)
+            entropies.append(block)
     before, after = (sum(column) / len(entropies) for column in list(zip(*entropies))[1:])
     print(f'{f"mean of {len(entropies)} blocks":<24} row entropy {before:.3f} -> {after:.3f}')
     state_dict = {f'backbone.{key}': tensor.cpu() for key, tensor in model.backbone.state_dict().items()}
@@ -79,12 +73,3 @@ def run(args: argparse.Namespace) -> None:
     with whole_file(args.out) as partial:
         torch.save(dict(state_dict=state_dict, meta=meta), partial)
     print(f'{args.out}: {len(state_dict)} tensors, the references of {len(entropies)} blocks from {number} images')
-
-
-
-def _counted(images: Iterable, number: int) -> Iterator:
-    """The images, with a bar that counts them."""
-    with Progress('images', number) as progress:
-        for image in images:
-            yield image
-            progress.advance()

@@ -57,6 +57,15 @@ def test_resuming_does_not_fetch_the_release_again(tmp_path):
     assert cfg.model == dict(backbone=dict(init_cfg=None), neck=dict(init_cfg=dict(type='Xavier')))
 
 
+def test_resuming_needs_no_file_of_starting_weights():
+    """All weights are in the checkpoint, whatever reads the others: initialisers, a list of them, a host inside of WithParC."""
+    pretrained = dict(type='Pretrained', checkpoint='gone.pth', prefix='backbone.')
+    model = dict(backbone=dict(init_cfg=[dict(type='Kaiming'), pretrained], backbone=dict(init_cfg=pretrained)),
+                 pretrained='torchvision://resnet50')
+    cfg = trained('--resume', 'epoch_3.pth', model=model)
+    assert cfg.model == dict(backbone=dict(init_cfg=[dict(type='Kaiming')], backbone=dict(init_cfg=None)), pretrained=None)
+
+
 @pytest.mark.parametrize('options, resume, load_from', [
     ([], None, 'pretrained.pth'),
     (['--resume'], True, None),

@@ -200,7 +200,7 @@ def test_a_file_that_exists_is_overwritten_on_demand_alone(config, tmp_path):
 def test_checkpoint_of_another_network_is_refused(config):
     path = config(CLASSIFIER)
     torch.save(dict(state_dict={'backbone.stem.0.weight': torch.zeros(1)}), 'other.pth')
-    with pytest.raises(SetupError, match='the checkpoint other.pth is of another network: it lacks'):
+    with pytest.raises(SetupError, match='the checkpoint other.pth is of another network: the file lacks'):
         network(path, checkpoint='other.pth')
 
 

@@ -262,7 +262,7 @@ def test_a_folder_that_holds_something_is_used_by_force_alone(run, pictures, fol
     (['no.py', '{detector}.pth', '{image}'], 'Error: the config no.py does not exist; give the path of a file'),
     (['{tiny}/detector.py', 'no.pth', '{image}'], 'Error: checkpoint no.pth does not exist; give the path of a file'),
     (['{tiny}/detector.py', 'text', '{image}'], 'Error: checkpoint text is no checkpoint of PyTorch, or incomplete; give'),
-    (['{tiny}/detector.py', '{segmentor}.pth', '{image}'], 'Error: the checkpoint {segmentor}.pth is of another network: it '),
+    (['{tiny}/detector.py', '{segmentor}.pth', '{image}'], 'Error: the checkpoint {segmentor}.pth is of another network: the file '),
     (['{tiny}/classifier.py', '{segmentor}.pth', '{image}'], 'Error: the checkpoint {segmentor}.pth is of another network: '),
     (['{tiny}/detector.py', 'names.pth', '{image}'],
      'Error: num_classes=4 of model.roi_head.bbox_head disagrees with the training data, which have 2 classes: a, b; '),
