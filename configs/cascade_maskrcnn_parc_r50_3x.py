@@ -1,0 +1,2 @@
+# The name of parc/cascade_maskrcnn_parc_r50_3x.py from before configs had folders; it stays
+_base_ = 'parc/cascade_maskrcnn_parc_r50_3x.py'

@@ -1,0 +1,2 @@
+# The name of parc/imagenet_parcnet_h.py from before configs had folders; it stays
+_base_ = 'parc/imagenet_parcnet_h.py'

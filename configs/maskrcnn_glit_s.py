@@ -1,0 +1,2 @@
+# The name of glit/maskrcnn_glit_s.py from before configs had folders; it stays
+_base_ = 'glit/maskrcnn_glit_s.py'

@@ -1,0 +1,2 @@
+# The name of setformer/maskrcnn_setformer_s.py from before configs had folders; it stays
+_base_ = 'setformer/maskrcnn_setformer_s.py'

@@ -1,0 +1,2 @@
+# The name of transcnn/maskrcnn_transcnn_b.py from before configs had folders; it stays
+_base_ = 'transcnn/maskrcnn_transcnn_b.py'

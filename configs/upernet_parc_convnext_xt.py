@@ -1,0 +1,2 @@
+# The name of parc/upernet_parc_convnext_xt.py from before configs had folders; it stays
+_base_ = 'parc/upernet_parc_convnext_xt.py'

@@ -1,0 +1,2 @@
+# The name of setformer/upernet_setformer_m.py from before configs had folders; it stays
+_base_ = 'setformer/upernet_setformer_m.py'
