@@ -1,5 +1,6 @@
 """Around the stock runner: hooks, layer decay, checks before a run, and what `tools/train.py` and `tools/test.py` share."""
 from .check_setup_hook import CheckSetupHook
+from .checkpoint_hook import CheckpointHook
 from hybrid_mm.errors import SetupError
 from .layer_decay import LayerDecayOptimizerConstructor
 from .libraries import require
@@ -10,6 +11,6 @@ from .variable_size_hook import VariableSizeHook
 from .weight_average_hook import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook', 'SetupError',
-    'VariableSizeHook', 'WeightAverageHook', 'require'
+    'CheckSetupHook', 'CheckpointHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook',
+    'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]
