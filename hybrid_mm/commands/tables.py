@@ -10,19 +10,18 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Sequence
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the clone, without an installation
+from hybrid_mm.errors import SetupError
 
+ROOT = Path(__file__).resolve().parents[2]
 NETWORK = re.compile(r'(imagenet|maskrcnn|cascade_maskrcnn|upernet)_(.+?)(_3x)?$')
 TASKS = {
     'imagenet': 'ImageNet-1K', 'maskrcnn': 'COCO, Mask R-CNN 1x', 'maskrcnn_3x': 'COCO, Mask R-CNN 3x',
     'cascade_maskrcnn_3x': 'COCO, Cascade Mask R-CNN 3x', 'upernet': 'ADE20K, UperNet',
 }
-SHORT = dict(zip(TASKS, ('cls', 'det 1x', 'det 3x', 'cascade 3x', 'seg')))
 METRICS = {  # those in the tables, as they are published: with one digit behind the point or two
     'Top 1 Accuracy': 'top-1 {:.1f}', 'box AP': 'box AP {:.1f}', 'mask AP': 'mask AP {:.1f}', 'mIoU': 'mIoU {:.2f}',
 }
@@ -32,26 +31,22 @@ FEATURES = Path('tests/backbones/features.py')
 Model = Dict[str, Any]
 
 
-def main(argv: Optional[Sequence[str]] = None, root: Path = ROOT) -> None:
-    args = parse_args(argv)
-    try:
-        if args.measure is not None:
-            measure(root, args.measure)
-        stale = update(root, args.check)
-    except (OSError, ValueError) as error:
-        sys.exit(f'Error: {error}')
-    if stale and args.check:
-        sys.exit(f'Error: out of date: {", ".join(stale)}; run python tools/tables.py')
-    print('\n'.join(f'{name} written' for name in stale) or 'all tables are up to date')
-
-
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument('--check', action='store_true', help='write nothing; exit with 1 where a table is out of date')
     modes.add_argument('--measure', nargs='*', metavar='MODEL',
                        help='count parameters and multiply-adds anew first, of these models or of all')
-    return parser.parse_args(argv)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.measure is not None:
+        measure(ROOT, args.measure)
+    stale = update(ROOT, args.check)
+    if stale and args.check:
+        raise SetupError(f'out of date: {", ".join(stale)}; run python tools/tables.py')
+    print('\n'.join(f'{name} written' for name in stale) or 'all tables are up to date')
 
 
 # ---- the metafiles ----
@@ -75,10 +70,11 @@ def read_families(root: Path) -> Dict[str, List[Model]]:
         families[Path(name).parent.name] = metafile['Models']
         names += [model['Name'] for model in metafile['Models']]
     twice = sorted({name for name in names if names.count(name) > 1})
-    missing = sorted({path.stem for path in (root / 'configs').glob('*.py')} - set(names))
+    configs = [path for family in families for path in sorted((root / 'configs' / family).glob('*.py'))]
+    missing = [path.relative_to(root) for path in configs if path.stem not in names]
     if twice or missing:
         raise ValueError('; '.join([*(f'{name} is in the index twice' for name in twice),
-                                    *(f'configs/{name}.py is in no metafile' for name in missing)]))
+                                    *(f'{path} is in no metafile' for path in missing)]))
     return families
 
 
@@ -86,11 +82,12 @@ def _check(model: Model, file: str, collections: set, root: Path) -> None:
     """One model against the rules; the reasons are how mim reads the index."""
     name = model.get('Name', '')
     match, metadata = NETWORK.match(name), model.get('Metadata') or {}
+    config = f'{Path(file).parent}/{name}.py'
     metrics = [metric for result in model.get('Results', ()) for metric in result['Metrics']]
     faults = [
         (name == name.lower(), 'its name has to be in lower case'),
         (match and match[1] + (match[3] or '') in TASKS, f'its name has to begin with a task, one of {", ".join(TASKS)}'),
-        (model.get('Config') == f'configs/{name}.py', f'its Config has to be configs/{name}.py'),
+        (model.get('Config') == config, f'its Config has to be {config}'),
         ((root / str(model.get('Config'))).is_file(), f'its Config {model.get("Config")} does not exist'),
         (model.get('In Collection') in collections, f'In Collection has to be one of {", ".join(sorted(collections))}'),
         (not set(REQUIRED) - set(metadata), f'Metadata needs {", ".join(REQUIRED)}'),
@@ -113,11 +110,10 @@ def measure(root: Path, names: Sequence[str]) -> None:
     Raises:
         ValueError: there is no such model, or it cannot be counted.
     """
-    models = {model['Name']: root / 'configs' / family / 'metafile.yml'
-              for family, members in read_families(root).items() for model in members}
+    models = {model['Name']: root / model['Config'] for members in read_families(root).values() for model in members}
     unknown = sorted(set(names) - set(models))
     if unknown:
-        raise ValueError(f'--measure {" ".join(unknown)}: no such model; choose from {", ".join(models)}')
+        raise SetupError(f'--measure {" ".join(unknown)}: no such model; choose from {", ".join(models)}')
 
     from hybrid_mm.compat import flush_denormals, mend_torchvision
     flush_denormals()
@@ -127,14 +123,14 @@ def measure(root: Path, names: Sequence[str]) -> None:
 
     from hybrid_mm.analysis.complexity import complexity
     for name in tqdm(names or list(models), disable=None):
-        counted = complexity(Config.fromfile(root / 'configs' / f'{name}.py'))
+        counted, metafile = complexity(Config.fromfile(models[name])), models[name].with_name('metafile.yml')
         numbers = {'Image Size': '{}x{}'.format(*counted.shape), 'Parameters': counted.total.parameters,
                    'FLOPs': counted.total.column()}
-        text = models[name].read_text()
+        text = metafile.read_text()
         start = text.index(f'- Name: {name}\n')
         for key, value in numbers.items():  # the first ones behind the name are the model's own
             text = text[:start] + re.sub(rf'^(    {key}: ).*$', rf'\g<1>{value}', text[start:], count=1, flags=re.MULTILINE)
-        models[name].write_text(text)
+        metafile.write_text(text)
 
 
 # ---- the tables ----
@@ -157,7 +153,7 @@ def update(root: Path, check: bool = False) -> List[str]:
     tables = {'docs/models.md': {f'models:{family}': family_table(models) for family, models in families.items()},
               'README.md': {'models': overview(families)}}
     if (root / FEATURES).is_file():
-        tables['README.md']['features'] = _features(root)
+        tables['docs/models.md']['features'] = _features(root)
     stale = []
     for name, parts in tables.items():
         old = text = (root / name).read_text()
@@ -189,7 +185,7 @@ def family_table(models: Sequence[Model]) -> str:
     rows = []
     for model in models:
         data = model['Metadata']
-        rows.append([_link(model['Name'], '../'), TASKS[model['task']], data['Image Size'].replace('x', '×'),
+        rows.append([f'[{model["Name"]}](../{model["Config"]})', TASKS[model['task']], data['Image Size'].replace('x', '×'),
                      _millions(model), data.get('Published Parameters (M)', ''),
                      _billions(model), data.get('Published FLOPs (G)', ''),
                      ', '.join(_results(model).values()),
@@ -198,23 +194,20 @@ def family_table(models: Sequence[Model]) -> str:
 
 
 def overview(families: Dict[str, List[Model]]) -> str:
-    """A row for each network but for the baselines, for README.md."""
-    head = ['network', 'parameters, M', 'MACs, G', 'top-1, published', 'COCO box / mask AP, published', 'mIoU, published',
-            'reproduced', 'configs']
+    """A row for each network but for the baselines, for README.md; of the published results those of its last config that has any."""
+    head = ['network', 'parameters, M', 'MACs, G', 'published top-1', 'published box / mask AP', 'published mIoU', 'reproduced here']
     rows = []
-    for models in families.values():
+    for family, models in families.items():
         for classifier in models:
-            if classifier['task'] != 'imagenet' or 'baseline' in classifier['network']:
+            network = classifier['network']
+            if classifier['task'] != 'imagenet' or 'baseline' in network:
                 continue
-            own = [model for model in models if model['network'] == classifier['network']]
-            published = {}
-            for model in own:
-                published.update(_results(model))
-            number = {name: text.split()[-1] for name, text in published.items()}
-            rows.append([classifier['network'], _millions(classifier), _billions(classifier), number.get('Top 1 Accuracy', ''),
+            own = [model for model in models if model['network'] == network]
+            number = {name: text.split()[-1] for model in own for name, text in _results(model).items()}
+            rows.append([f'[{network}](configs/{family})', _millions(classifier), _billions(classifier),
+                         number.get('Top 1 Accuracy', ''),
                          ' / '.join(number[name] for name in ('box AP', 'mask AP') if name in number),
-                         number.get('mIoU', ''), _reproduced(own),
-                         ' · '.join(_link(model['Name'], '', SHORT[model['task']]) for model in own)])
+                         number.get('mIoU', ''), _reproduced(own)])
     return _table(head, rows)
 
 
@@ -227,10 +220,6 @@ def _results(model: Model) -> Dict[str, str]:
 def _reproduced(models: Sequence[Model]) -> str:
     done = sum(model['Metadata']['Reproduced'] for model in models)
     return 'yes' if done == len(models) else f'{done} of {len(models)}' if done else 'no'
-
-
-def _link(name: str, up: str, text: str = '') -> str:
-    return f'[{text or name}]({up}configs/{name}.py)'
 
 
 def _millions(model: Model) -> str:
