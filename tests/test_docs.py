@@ -109,6 +109,7 @@ def named_files(page):
 
 def write_files(page, folder):
     for name, code in files(page):
+        (folder / name).parent.mkdir(exist_ok=True)
         with open(folder / name, 'a') as file:
             file.write(code)
 

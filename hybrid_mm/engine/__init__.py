@@ -2,10 +2,11 @@
 from hybrid_mm.environment.libraries import require
 from hybrid_mm.errors import SetupError
 
-from .hooks import CheckSetupHook, LoggerHook, ProgressBarHook, RandomStateHook, VariableSizeHook, WeightAverageHook
+from .hooks import (CheckpointHook, CheckSetupHook, LoggerHook, ProgressBarHook, RandomStateHook, VariableSizeHook,
+                    WeightAverageHook)
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'CheckSetupHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook', 'SetupError',
-    'VariableSizeHook', 'WeightAverageHook', 'require'
+    'CheckSetupHook', 'CheckpointHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook',
+    'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]
