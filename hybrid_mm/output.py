@@ -4,14 +4,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
+from .errors import SetupError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; the file takes its place when the block ends without an error."""
+    """A name beside `path` to write to; the file takes its place when the block ends without an error.
+
+    Raises:
+        SetupError: it cannot be written, as the disk is full, say.
+    """
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        raise SetupError(f'{path} cannot be written: {error}') from error
     finally:
         partial.unlink(missing_ok=True)
 

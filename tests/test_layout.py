@@ -24,7 +24,7 @@ ORDER = [
     ('commands', ),
 ]
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
-NEIGHBOURS = {('environment', 'errors'), ('networks', 'errors')}  # within a level, one way
+NEIGHBOURS = {('environment', 'errors'), ('output', 'errors')}  # within a level, one way
 
 
 def module_name(path):
