@@ -5,8 +5,7 @@ from .h_mhsa import HMHSA, IterativeHMHSA
 from .inverted_residual import InvertedResidual, MobileInvertedResidual
 from .layer_norm import LayerNorm2d
 from .mobile_vit import MobileViTBlock
-from .parc import ParC2d, ParCHW
-from .parc_replacement import replace_with_parc
+from .parc import ParC2d, ParCHW, replace_with_parc
 from .self_optimal_transport import SelfOptimalTransport, SelfOptimalTransport2d
 
 __all__ = [

@@ -1,22 +1,16 @@
-"""Position-aware circular convolution (ParC), arXiv 2203.03952, and its exact fast forms (Fast-ParC, arXiv 2210.04020).
-
-A kernel as long as the map runs along one axis and wraps around its end, so that every output sees its whole line. A learned
-position embedding gives back the position that wrapping loses. `ParC2d` is the operator along one axis; `ParCHW` puts one along H
-and one along W side by side, each on half of the channels, as the papers' blocks do.
-
-This file, circular_correlation.py and parc_crossovers.py need torch alone.
-"""
-from typing import NamedTuple, Optional, Tuple, Union
+"""ParC as torch modules: along one axis, and along both side by side."""
+from typing import Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .circular_correlation import circular_correlation, correlate_prepared, direct, no_autocast, prepare
-from .parc_crossovers import choose_backend
+from ..tracing import is_symbolic, needs_plain
+from .correlation import circular_correlation, correlate_prepared, direct, no_autocast, prepare
+from .crossovers import choose_backend
+from .kept import KeptKernels
 
 _BACKENDS = ('auto', 'direct', 'fft', 'gemm')
-_MAX_SIZES = 8  # map sizes whose prepared kernels an evaluation keeps; multi-scale testing needs about as many
 
 
 class ParC2d(nn.Module):
@@ -43,7 +37,8 @@ class ParC2d(nn.Module):
             - ``'fft'``: Fast-ParC, a product of spectra. In float16 and bfloat16, which torch cannot transform, it computes in
               float32 inside.
             - ``'gemm'``: products with circulant matrices.
-            - ``'auto'``: the fastest by measurement, see `hybrid_mm.layers.parc_crossovers.choose_backend`.
+            - ``'auto'``: on a CPU the fastest by measurement, elsewhere by a guess, see
+              `hybrid_mm.layers.parc.crossovers.choose_backend`.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W), in the memory format of the input.
@@ -52,9 +47,10 @@ class ParC2d(nn.Module):
         ValueError: an argument is outside of what is allowed.
 
     Note:
-        In evaluation without gradients, what depends on the weights alone is computed once a map size and kept until a weight
-        changes or `train` or `eval` is called. On a GPU a change is seen by the parameter's version and address: after writing
-        through ``.data``, which leaves both as they are, call ``eval()``.
+        In evaluation without gradients, what depends on the weights alone is computed once a map size and kept. ``train()``,
+        ``eval()`` and loading a state dict drop it; so does a forward pass that records, after which nothing is kept until
+        one of them is called. Nor is anything kept while a parameter has a ``.grad``, and a change of a parameter that
+        raises its version, or moves it, is seen. After another one, such as writing through ``.data``, call ``eval()``.
     """
 
     def __init__(self,
@@ -83,7 +79,7 @@ class ParC2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, 1 if depthwise else channels, *size))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
         self.pos_embed = nn.Parameter(torch.empty(1, channels, *size)) if pos_embed else None
-        self._prepared = _Prepared()
+        self._kept = KeptKernels()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -103,8 +99,12 @@ class ParC2d(nn.Module):
             self._run(x, out)
 
     def train(self, mode: bool = True) -> 'ParC2d':
-        self._prepared = _Prepared()
+        self._kept.restart()
         return super().train(mode)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._kept.restart()
 
     def extra_repr(self) -> str:
         return (f'{self.channels}, axis={self.axis!r}, base_size={self.base_size}, depthwise={self.depthwise}, '
@@ -119,18 +119,19 @@ class ParC2d(nn.Module):
         records = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
         backend = self.backend if self.backend != 'auto' else choose_backend(x, self.axis, self.depthwise, records)
 
+        if records:
+            self._kept.suspend()
         with no_autocast(x):
-            if records or self.training or _is_traced() or not self._prepared.may_keep(self):
-                parts = self._resize(n, backend)
+            if records or needs_plain():
+                kernel, addend = self._resize(n, backend)
                 if backend != 'direct':
-                    y = circular_correlation(x, *parts, self.axis, backend)
+                    y = circular_correlation(x, kernel, addend, self.axis, backend)
             else:
-                parts = self._prepared.get(self, (n, backend, x.dtype, x.device), lambda: self._prepare(n, backend, x.dtype))
+                kernel, addend = self._prepared(n, backend, x)
                 if backend != 'direct':
-                    return correlate_prepared(x, *parts, self.axis, backend, out)
+                    return correlate_prepared(x, kernel, addend, self.axis, backend, out)
             if backend == 'direct':
-                kernel, embedding = parts
-                x = x if embedding is None else x + embedding.to(x.dtype)
+                x = x if addend is None else x + addend.to(x.dtype)
                 y = direct(x, kernel, self.bias, self.axis)
         if out is not None:
             out.copy_(y)
@@ -150,10 +151,19 @@ class ParC2d(nn.Module):
             return kernel, direct(embedding.to(kernel.dtype), kernel, bias, self.axis)[0].flatten(1)
         return kernel, None if bias is None else bias[:, None].expand(-1, n)
 
-    def _prepare(self, n: int, backend: str, dtype: torch.dtype) -> Tuple[Tensor, Optional[Tensor]]:
-        kernel, addend = self._resize(n, backend)
-        addend = addend if addend is None else addend.to(dtype)
-        return kernel.to(dtype) if backend == 'direct' else prepare(kernel, backend, dtype), addend
+    def _prepared(self, n: int, backend: str, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        """`_resize` in the form that the backend computes with, kept in evaluation."""
+
+        def make() -> Tuple[Tensor, Optional[Tensor]]:
+            kernel, addend = self._resize(n, backend)
+            if backend == 'direct':
+                return kernel.to(x.dtype), addend if addend is None else addend.to(x.dtype)
+            return prepare(kernel, addend, self.depthwise, backend, x.dtype)
+
+        if self.training:
+            return make()
+        parameters = [p for p in (self.weight, self.bias, self.pos_embed) if p is not None]
+        return self._kept.get(parameters, (n, backend, x.dtype, x.device), make)
 
 
 class ParCHW(nn.Module):
@@ -192,7 +202,7 @@ class ParCHW(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x1, x2 = x.chunk(2, 1)
-        if torch.is_grad_enabled() or _is_traced() or _is_autocast(x):
+        if torch.is_grad_enabled() or needs_plain() or _is_autocast(x):
             return torch.cat([self.h(x1), self.w(x2)], 1)
         out = torch.empty_like(x)
         self.h.write(x1, out[:, :x1.shape[1]])
@@ -211,65 +221,10 @@ def resize(line: Tensor, axis: str, n: int) -> Tensor:
     Returns:
         The same with n in the place of K; ``line`` itself if n is K. Half precision becomes float32.
     """
-    is_open = isinstance(n, torch.SymInt)  # a graph for all sizes is being exported: no branch may depend on this one
-    if not is_open and line.shape[2 if axis == 'H' else 3] == n:
+    if not is_symbolic(n) and line.shape[2 if axis == 'H' else 3] == n:
         return line
     line = line.float() if line.dtype.itemsize < 4 else line
     return F.interpolate(line, (n, 1) if axis == 'H' else (1, n), mode='bilinear', align_corners=True)
-
-
-class _Prepared:
-    """Prepared kernels of one layer, a map size each, valid as long as its parameters are what they were."""
-
-    def __init__(self) -> None:
-        self.entries = {}
-        self.seen = None
-
-    def __deepcopy__(self, memo) -> '_Prepared':
-        return _Prepared()
-
-    def __reduce__(self):
-        return _Prepared, ()
-
-    @staticmethod
-    def may_keep(layer: nn.Module) -> bool:
-        # torch.func puts other tensors in the place of parameters; those made in inference mode count no versions
-        return all(isinstance(p, nn.Parameter) and not p.is_inference() for p in _parameters(layer))
-
-    def get(self, layer: nn.Module, key: tuple, make) -> tuple:
-        parameters = _parameters(layer)
-        if self.seen is None or not all(state.holds(p) for state, p in zip(self.seen, parameters)):
-            self.entries.clear()
-            self.seen = [_State.of(p) for p in parameters]
-        if key not in self.entries:
-            if len(self.entries) >= _MAX_SIZES:
-                del self.entries[next(iter(self.entries))]
-            self.entries[key] = make()
-        return self.entries[key]
-
-
-class _State(NamedTuple):
-    """What a parameter was: by value on a CPU, where comparing is cheap; elsewhere, where it would wait for the device, by
-    version and address. ``alias`` keeps the address from being used again."""
-    version: int
-    alias: Tensor
-    values: Optional[Tensor]
-
-    @classmethod
-    def of(cls, p: Tensor) -> '_State':
-        return cls(p._version, p.detach(), p.detach().clone() if p.device.type == 'cpu' else None)
-
-    def holds(self, p: Tensor) -> bool:
-        same = (self.version, self.alias.data_ptr(), self.alias.dtype) == (p._version, p.data_ptr(), p.dtype)
-        return same and (self.values is None or torch.equal(self.values, p))
-
-
-def _parameters(layer: nn.Module) -> list:
-    return [p for p in (layer.weight, layer.bias, layer.pos_embed) if p is not None]
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _is_autocast(x: Tensor) -> bool:

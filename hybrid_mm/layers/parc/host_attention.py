@@ -1,4 +1,4 @@
-"""Self-attention of other libraries, read from outside: its channels, arguments and map. This file needs torch alone.
+"""Self-attention of other libraries, read from outside: its channels, arguments and map.
 
 torchvision, timm, mmpretrain, mmdet and mmseg have one class a paper, without a common base, so names, attributes and calls
 have to tell.

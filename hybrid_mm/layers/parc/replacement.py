@@ -1,4 +1,4 @@
-"""ParC (arXiv 2210.04020) in the place of chosen layers of an existing model. This file needs torch alone."""
+"""ParC (arXiv 2210.04020) in the place of chosen layers of an existing model."""
 import logging
 import re
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .host_attention import Size, attention_channels, is_attention, map_of_call
-from .parc_stand_ins import ParCForAttention, ParCForConv
+from .stand_ins import ParCForAttention, ParCForConv
 
 Select = Union[str, 're.Pattern', Sequence[str], Callable[[str, nn.Module], bool]]
 Resolution = Union[int, Size, Mapping[str, Union[int, Size]], Callable[[str], Union[int, Size]]]

@@ -1,4 +1,4 @@
-"""ParC (arXiv 2210.04020) in the place of one convolution or one self-attention. This file needs torch alone."""
+"""ParC (arXiv 2210.04020) in the place of one convolution or one self-attention."""
 import math
 from typing import Dict, Optional, Tuple, Union
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .host_attention import Size, argument_names, attention_channels, is_channels_last, read_call
-from .parc import ParCHW
+from .modules import ParCHW
 
 # What in self-attention does not mix positions: it stays, under its own name, so that its weights load as before.
 _KEPT = ('DropPath', 'StochasticDepth', 'LayerScale')
