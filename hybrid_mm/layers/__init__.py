@@ -8,7 +8,7 @@ from .layer_norm import LayerNorm2d
 from .mobile_vit import MobileViTBlock
 from .parc import ParC2d, ParCHW
 from .parc_replacement import replace_with_parc
-from .self_optimal_transport import SelfOptimalTransport, SelfOptimalTransport2d
+from .transport import SelfOptimalTransport, SelfOptimalTransport2d
 
 __all__ = [
     'ConvDownsampling', 'DropPath', 'GlobalLocal', 'GlobalLocalBlock', 'HMHSA', 'InvertedResidual', 'IterativeHMHSA',

@@ -1,4 +1,4 @@
-"""What records a network at the moment, if anything does: a compiler, a tracer or an export. This file needs torch alone."""
+"""What sees through a network at the moment: a compiler, a tracer, an export or a transform. This file needs torch alone."""
 import torch
 
 
@@ -8,5 +8,6 @@ def is_symbolic(*sizes: int) -> bool:
 
 
 def is_traced() -> bool:
-    """Whether torch compiles, exports or traces what runs: plain operators alone can be seen through."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    """Whether torch compiles, exports, traces or transforms (`torch.func`) what runs, and so has to see plain operators."""
+    return (torch.compiler.is_compiling() or torch.jit.is_tracing()
+            or torch._C._are_functorch_transforms_active())  # what torch.autograd.Function asks, too

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hybrid_mm.backbones import SeTformer
-from hybrid_mm.layers.optimal_transport import plan, row_entropy
+from hybrid_mm.layers.transport.definition import row_entropy
+from hybrid_mm.layers.transport.plain import plan
 
 logging.getLogger('mmengine').setLevel(logging.ERROR)
 

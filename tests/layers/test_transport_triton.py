@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from hybrid_mm.layers import SelfOptimalTransport, SelfOptimalTransport2d
-from hybrid_mm.layers import optimal_transport as plain
+from hybrid_mm.layers.transport import choice, plain
 
 # kind, eps, prior, padding, iterations, (B, h, n), m, d, k; a program takes 64 tokens in blocks of 16, where m is 49
 CASES = {
@@ -29,8 +31,8 @@ INPUTS = '''
     import torch
     from torch.nn.functional import normalize
     from torch.utils._python_dispatch import TorchDispatchMode
-    from hybrid_mm.layers import optimal_transport as plain
-    from hybrid_mm.layers import optimal_transport_triton as fused
+    from hybrid_mm.layers import SelfOptimalTransport
+    from hybrid_mm.layers.transport import choice, definition, fused, plain
 
     torch.set_num_threads(1)
 
@@ -44,10 +46,10 @@ INPUTS = '''
             mask = torch.zeros(B, n, dtype=torch.bool)
             mask[0, :n * 2 // 3] = True
         if prior == '1d':
-            prior = plain.position_prior_1d(n, m, 0.5, tensors[0], mask)
+            prior = definition.position_prior_1d(n, m, 0.5, tensors[0], mask)
         elif prior == '2d':
-            prior = plain.position_prior_2d((n // 5, 5), m, 0.5, tensors[0])
-        return tensors, (plain.Similarity(kind, 0.5, eps), iterations, prior, mask)
+            prior = definition.position_prior_2d((n // 5, 5), m, 0.5, tensors[0])
+        return tensors, (definition.Similarity(kind, 0.5, eps), iterations, prior, mask)
 
 
     def run(function, tensors, similarity, iterations, prior, mask, dtype):
@@ -61,7 +63,7 @@ COMPARE = INPUTS + '''
     errors = {}
     for name, case in json.loads(sys.stdin.read()).items():
         arguments = inputs(*case)
-        ours = run(fused.transport_triton, arguments[0], *arguments[1], torch.float32)
+        ours = run(fused.transport, arguments[0], *arguments[1], torch.float32)
         theirs = run(plain.transport, arguments[0], *arguments[1], torch.float64)
         errors[name] = [float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(ours, theirs)]
 
@@ -77,9 +79,33 @@ COMPARE = INPUTS + '''
 
     tensors, others = inputs('gaussian', 0.1, '1d', False, 2, (1, 1, 150), 40, 16, 16)
     with Largest() as largest:
-        first = run(fused.transport_triton, tensors, *others, torch.float32)
-    second = run(fused.transport_triton, tensors, *others, torch.float32)
-    print(json.dumps(dict(errors=errors, largest=largest.bytes, repeats=all(map(torch.equal, first, second)))))
+        first = run(fused.transport, tensors, *others, torch.float32)
+    second = run(fused.transport, tensors, *others, torch.float32)
+
+    import warnings
+
+    choice._kernels = lambda values, references: fused.transport
+
+
+    def warned():  # of the first use of a module
+        choice._agrees_with_plain.cache_clear()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            layer = SelfOptimalTransport(32, num_references=4, head_dim=16)
+            layer(torch.randn(1, 9, 32)).sum().backward()
+        return [str(w.message) for w in caught]
+
+
+    agreeing, run_kernel = warned(), fused._Launcher.run
+
+    def wrong(self, kernel, programs, **arguments):
+        run_kernel(self, kernel, programs, **arguments)
+        if kernel is fused.reverse:
+            arguments['dx'] *= 1.01
+
+    fused._Launcher.run = wrong
+    print(json.dumps(dict(errors=errors, largest=largest.bytes, repeats=all(map(torch.equal, first, second)),
+                          agreeing=agreeing, wrong=warned())))
 '''
 COMPILE = INPUTS + '''
     import triton
@@ -112,7 +138,7 @@ COMPILE = INPUTS + '''
                                      (90, 65536, ('dot', 0.1, None, False, 2, (1, 1, 1), 4, 16, 16))):
         compiled.clear()
         tensors, others = inputs(*case)
-        run(fused.transport_triton, tensors, *others, torch.float32)
+        run(fused.transport, tensors, *others, torch.float32)
         print(capability, len(compiled))
 '''
 
@@ -147,31 +173,150 @@ def test_a_run_repeats_bit_by_bit(interpreted):
     assert interpreted['repeats']
 
 
+def test_kernels_that_agree_are_taken_without_a_word_and_others_named(interpreted):
+    assert interpreted['agreeing'] == []
+    wrong, = interpreted['wrong']
+    assert 'with 4 references and 16 channels a head: the gradient of the keys differs by ' in wrong
+
+
 def test_kernels_compile_for_gpus(tmp_path, root):
     assert run_script(tmp_path, root, COMPILE) == '80 7\n90 7\n'
 
 
-@pytest.mark.parametrize('padding', [False, True])
-def test_module_hands_its_arguments_to_the_kernels(monkeypatch, padding):
+# ---- the choice: kernels on the device, if they agree with the plain path ----
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """Put a function in the place of the kernels, on this device; gives the calls that a module makes of it."""
+
+    def put(function):
+        calls = []
+
+        def kernels(*args):
+            if args[0].shape[2] == 30:  # the module's tokens, not those of the comparison
+                calls.append(args)
+            return function(*args)
+
+        monkeypatch.setattr(choice, '_kernels', lambda values, references: kernels)
+        return calls
+
+    return put
+
+
+def module(backend='auto', **kwargs):
     torch.manual_seed(0)
-    layer = SelfOptimalTransport(32, num_references=4, head_dim=16, backend='plain').double()
-    x = torch.randn(2, 30, 32, dtype=torch.float64)
-    mask = torch.arange(30) < torch.tensor([[30], [20]]) if padding else None
-    expected = layer(x, mask)
-    layer.backend, calls = 'auto', []
+    return SelfOptimalTransport(32, num_references=4, head_dim=16, backend=backend, **kwargs)
 
-    def kernels(*args):
-        calls.append(args)
-        return plain.transport(*args, backend='plain')
 
-    monkeypatch.setattr(plain, '_kernels', lambda values, references: kernels)
+def outputs_and_gradients(layer, x, mask=None):
+    x = x.clone().requires_grad_()
     out = layer(x, mask)
-    assert torch.equal(out, expected)
-    out.sum().backward()
-    assert len(calls) == 1  # they recompute on their own, so no checkpoint calls them again
-    layer.backend = 'plain'
-    layer(x, mask)
+    return [out, *torch.autograd.grad(out.square().sum(), [x, *layer.parameters()])]
+
+
+@pytest.mark.parametrize('padding', [False, True])
+def test_module_hands_its_arguments_to_kernels_that_agree(use, padding):
+    calls = use(plain.transport)
+    x = torch.randn(2, 30, 32)
+    mask = torch.arange(30) < torch.tensor([[30], [20]]) if padding else None
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ours = outputs_and_gradients(module(), x, mask)
+        assert len(calls) == 1  # they recompute on their own, so no checkpoint calls them again
+    assert all(map(torch.equal, ours, outputs_and_gradients(module('plain'), x, mask)))
     assert len(calls) == 1
+
+
+class _WrongGradient(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, keys):
+        return keys.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 1.01 * grad
+
+
+def wrong_output(*args):
+    return 1.01 * plain.transport(*args)
+
+
+def wrong_gradient_of_keys(values, keys, *args):
+    return plain.transport(values, _WrongGradient.apply(keys), *args)
+
+
+def not_a_number(*args):
+    return plain.transport(*args) * float('nan')
+
+
+def raises(*args):
+    raise RuntimeError('no such instruction\non this device')
+
+
+FAULTS = {
+    wrong_output: r'the output differs by 1e-02 of its largest value, the gradient of the values .*, the gradient of the keys .*',
+    wrong_gradient_of_keys: r': the gradient of the keys differs by 1e-02 of its largest value\.',
+    not_a_number: 'the output differs by nan',
+    raises: r'they raise RuntimeError: no such instruction\. ',
+}
+
+
+@pytest.mark.parametrize('function', FAULTS)
+@pytest.mark.parametrize('kwargs', [{}, dict(prior=None, similarity='dot', nystrom=True)], ids=['default', 'other form'])
+def test_kernels_that_do_not_agree_are_named_once_and_not_used(use, function, kwargs):
+    calls = use(function)
+    x = torch.randn(2, 30, 32)
+    with pytest.warns(UserWarning, match=FAULTS[function]) as caught:
+        ours = outputs_and_gradients(module(**kwargs), x)
+        outputs_and_gradients(module(**kwargs), x)
+    assert len(caught) == 1 and "backend='auto' computes by the plain path" in str(caught[0].message)
+    assert not calls
+    assert all(map(torch.equal, ours, outputs_and_gradients(module('plain', **kwargs), x)))
+
+
+def test_each_form_of_the_kernels_is_compared_by_itself(use):
+    """Without a prior, or with padding, other code is compiled."""
+    use(lambda *args: plain.transport(*args) * (1.01 if args[6] is not None else 1))
+    x = torch.randn(2, 30, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        module()(x)
+    with pytest.warns(UserWarning, match='do not agree'):
+        module()(x, torch.ones(2, 30, dtype=torch.bool))
+
+
+def test_backend_triton_goes_on_with_kernels_that_do_not_agree_and_says_so(use):
+    calls = use(wrong_output)
+    x = torch.randn(2, 30, 32)
+    with pytest.warns(UserWarning, match="backend='triton' goes on with the kernels"):
+        out = module('triton')(x)
+    assert len(calls) == 1 and not torch.allclose(out, module('plain')(x))
+
+
+@pytest.mark.parametrize('surroundings', [
+    torch.no_grad, torch.inference_mode, lambda: torch.autocast('cpu', torch.bfloat16),
+    lambda: torch.autograd.set_detect_anomaly(True)
+], ids=['no_grad', 'inference_mode', 'autocast', 'anomaly'])
+def test_what_surrounds_the_first_use_does_not_reach_the_comparison(use, surroundings):
+    use(plain.transport)
+    random = torch.get_rng_state()
+    x = torch.randn(2, 30, 32, generator=torch.Generator().manual_seed(1))
+    layer = module()
+    torch.set_rng_state(random)
+    with surroundings(), warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        layer(x)
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_first_use_may_be_inside_a_checkpoint(use):
+    use(plain.transport)
+    layer, x = module(), torch.randn(2, 30, 32, requires_grad=True)
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    expected, = torch.autograd.grad(layer(x).sum(), x)
+    assert torch.equal(x.grad, expected)
 
 
 def test_backend_triton_without_cuda_raises_at_the_forward():
@@ -190,12 +335,13 @@ def test_layers_work_without_triton(run_python):
         import sys
         sys.modules['triton'] = None
         import torch
-        from hybrid_mm.layers import SelfOptimalTransport, optimal_transport
+        from hybrid_mm.layers import SelfOptimalTransport
+        from hybrid_mm.layers.transport import choice
 
         class OnCuda:  # what is asked of a tensor before triton is
             is_cuda = True
 
-        assert optimal_transport._kernels(OnCuda(), None) is None
+        assert choice._kernels(OnCuda(), None) is None
         SelfOptimalTransport(32, 4)(torch.randn(1, 5, 32)).sum().backward()
     ''')
     assert result.returncode == 0, result.stderr
