@@ -23,7 +23,7 @@ CASES = {
     'sharp_1d_padding': ('gaussian', 0.01, '1d', True, 2, (2, 1, 70), 49, 32, 32),
     'sharp_dot_padding': ('dot', 0.01, None, True, 3, (2, 1, 70), 49, 16, 16),
     'fewer_tokens_than_references': ('gaussian', 0.1, '2d', False, 2, (1, 2, 30), 49, 32, 32),
-    'four_references': ('dot', 0.1, '1d', True, 3, (2, 2, 150), 4, 20, 24),
+    'four_references': ('dot', 0.1, '1d', True, 2, (2, 2, 70), 4, 20, 24),
     'one_iteration_one_token': ('gaussian', 0.01, None, False, 1, (1, 1, 1), 4, 16, 16),
 }
 INPUTS = '''
