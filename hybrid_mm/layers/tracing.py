@@ -1,5 +1,6 @@
-"""What sees through a network at the moment: a compiler, a tracer, an export or a transform. This file needs torch alone."""
+"""What records a network at the moment, if anything does: a compiler, a tracer or an export. This file needs torch alone."""
 import torch
+from torch.autograd import forward_ad
 
 
 def is_symbolic(*sizes: int) -> bool:
@@ -8,6 +9,10 @@ def is_symbolic(*sizes: int) -> bool:
 
 
 def is_traced() -> bool:
-    """Whether torch compiles, exports, traces or transforms (`torch.func`) what runs, and so has to see plain operators."""
-    return (torch.compiler.is_compiling() or torch.jit.is_tracing()
-            or torch._C._are_functorch_transforms_active())  # what torch.autograd.Function asks, too
+    """Whether torch compiles, exports or traces what runs: plain operators alone can be seen through."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def needs_plain() -> bool:
+    """Whether plain operators alone may run: torch traces them, or torch.func or forward-mode derivatives transform them."""
+    return is_traced() or torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0

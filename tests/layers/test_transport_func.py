@@ -2,6 +2,7 @@
 import pytest
 import torch
 from layers.transport_cases import LOG, MATRIX, make, tokens_of
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
 CASES = {
@@ -62,3 +63,11 @@ def test_forward_mode_and_second_derivatives_agree_with_differences():
     curvature = hessian(loss)(x).flatten(3).flatten(0, 2) @ direction.flatten()
     slope = (grad(loss)(x + step) - grad(loss)(x - step)) / 2e-5
     torch.testing.assert_close(curvature, slope.flatten(), rtol=1e-5, atol=1e-6)
+
+
+def test_forward_mode_without_torch_func():
+    layer, _ = make()
+    x, direction = tokens_of(5).detach(), torch.randn(2, 5, 16, dtype=torch.float64)
+    with forward_ad.dual_level():
+        ours = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, direction))).tangent
+    torch.testing.assert_close(ours, jvp(layer, (x, ), (direction, ))[1])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..tracing import is_traced
+from ..tracing import needs_plain
 from . import blocks, plain
 from .definition import Prior, Similarity, position_prior_1d
 
@@ -55,7 +55,7 @@ def choose(values: Tensor,
     Raises:
         RuntimeError: the backend is 'triton' or 'blocks' and cannot run.
     """
-    if backend == 'plain' or is_traced() or not values.numel():
+    if backend == 'plain' or needs_plain() or not values.numel():
         return plain.transport
     way = _kernels(values, references) if backend in ('auto', 'triton') else None
     if way is not None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from ..tracing import is_traced
+from ..tracing import needs_plain
 from . import plain
 from .choice import choose
 from .definition import Prior, Similarity, position_prior_1d, position_prior_2d
@@ -137,11 +137,11 @@ class SelfOptimalTransport(nn.Module):
             values, keys, references, prior = self._prepare(v, mask, size)
             arguments = values, keys, references, self.similarity, self.iterations, prior, mask
             way = choose(values, references, self.similarity, prior, mask, self.backend)
-            if way is plain.transport and self.recompute and torch.is_grad_enabled() and not is_traced():
+            if way is plain.transport and self.recompute and torch.is_grad_enabled() and not needs_plain():
                 out = checkpoint(way, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 out = way(*arguments)
-            if not is_traced() and (self.debug or torch.is_anomaly_enabled()):
+            if not needs_plain() and (self.debug or torch.is_anomaly_enabled()):
                 self._check(out, keys)
         return self.proj(out.transpose(1, 2).flatten(2).to(v.dtype))  # (B, h, n, d) -> (B, n, C)
 
@@ -166,7 +166,7 @@ class SelfOptimalTransport(nn.Module):
         """Values and keys (B, h, n, d), unit references (h, m, d) and the prior, in float32 or float64."""
         v = v.to(torch.promote_types(v.dtype, torch.float32))
         values = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C) -> (B, h, n, d)
-        keys = F.normalize(values, dim=-1) if is_traced() else _Unit.apply(values)
+        keys = F.normalize(values, dim=-1) if needs_plain() else _Unit.apply(values)
         references = F.normalize(self.references.to(v.dtype), dim=-1)
         if self.centres is not None:
             values = nystrom_features(keys, F.normalize(self.centres.to(v.dtype), dim=-1), self.similarity)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..tracing import is_traced
+from ..tracing import needs_plain
 from .definition import row_sums
 
 _GROUP = 4  # iterations whose parts of the kernel's gradient are added up in one product
@@ -25,7 +25,7 @@ def balance(kernel: Tensor, iterations: int, mask: Optional[Tensor], narrow: boo
     rows = rows if narrow else rows.log()
     form = Scaling if narrow else LogDomain
     # what torch.func transforms has to be plain operators; a compiler sees through the function
-    if torch.is_grad_enabled() and kernel.requires_grad and (torch.compiler.is_compiling() or not is_traced()):
+    if torch.is_grad_enabled() and kernel.requires_grad and (torch.compiler.is_compiling() or not needs_plain()):
         return Sinkhorn.apply(kernel, rows, iterations, form)
     return form.solve(kernel, rows, iterations)[:2]
 
