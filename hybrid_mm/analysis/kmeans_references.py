@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_mm.layers import SelfOptimalTransport2d
-from hybrid_mm.layers.optimal_transport import row_entropy
+from hybrid_mm.layers.transport.definition import row_entropy
 from hybrid_mm.networks import build_model, quiet
 
 

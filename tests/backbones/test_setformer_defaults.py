@@ -8,7 +8,8 @@ import torch
 
 from hybrid_mm.backbones import SeTformer
 from hybrid_mm.data.drawing import draw_scene
-from hybrid_mm.layers.optimal_transport import plan, row_entropy
+from hybrid_mm.layers.transport.definition import row_entropy
+from hybrid_mm.layers.transport.plain import plan
 
 logging.getLogger('mmengine').setLevel(logging.ERROR)
 

@@ -1,4 +1,4 @@
-"""`transport` of `optimal_transport.py` in blocks of tokens, for a CPU: a block stays in the cache until all is done to it.
+"""`transport` of `plain.py` in blocks of tokens, for a CPU: a block stays in the cache until all is done to it.
 
 As operators on whole arrays, the similarity, the prior, their weights and all gradients of these read and write some thirty
 arrays of (n, m) numbers, and at many tokens each time from memory. Here two of them remain: the kernel K and, in the backward
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .optimal_transport import Prior, Scaling, Similarity, real_tokens, row_sums
+from .definition import Prior, Similarity, real_tokens, row_sums
+from .sinkhorn import Scaling
 
 _BYTES = 2**21  # of one (n, m) array of a block: a megabyte for each of two cores
 _SMALLEST = 256  # tokens of a block, however many heads
@@ -33,17 +34,14 @@ def available(values: Tensor, similarity: Similarity, prior: Optional[Prior]) ->
     return type(values) is Tensor and values.device.type == 'cpu' and similarity.is_narrow(prior)
 
 
-def transport_in_blocks(values: Tensor,
-                        keys: Tensor,
-                        references: Tensor,
-                        similarity: Similarity,
-                        iterations: int,
-                        prior: Optional[Prior] = None,
-                        mask: Optional[Tensor] = None) -> Tensor:
-    """What `optimal_transport.transport` computes, with gradients of values, keys and references.
-
-    Arguments, result and the treatment of padding as there.
-    """
+def transport(values: Tensor,
+              keys: Tensor,
+              references: Tensor,
+              similarity: Similarity,
+              iterations: int,
+              prior: Optional[Prior] = None,
+              mask: Optional[Tensor] = None) -> Tensor:
+    """What `transport` of `plain.py` computes, with gradients of values, keys and references; all arguments as there."""
     out = _Transport.apply(values, keys, references, similarity, iterations, prior, mask)
     return out if mask is None else out * mask[:, None, :, None]
 

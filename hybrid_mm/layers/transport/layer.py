@@ -5,7 +5,7 @@ have collected; the cost is linear in the number of tokens. `SelfOptimalTranspor
 maps. No official code exists and parts of the paper are not public: what is the paper's and what is this project's decision is
 said in the docstrings, and in the README.
 
-This file and `optimal_transport.py`, on which it stands, need torch alone.
+This file needs torch alone.
 """
 import math
 from contextlib import nullcontext
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from .optimal_transport import (Prior, Similarity, fused_transport, plan, pooled, position_prior_1d, position_prior_2d,
-                                transport)
+from ..tracing import needs_plain
+from . import plain
+from .choice import choose
+from .definition import Prior, Similarity, position_prior_1d, position_prior_2d
 
 
 class SelfOptimalTransport(nn.Module):
@@ -52,7 +54,8 @@ class SelfOptimalTransport(nn.Module):
             'blocks' and 'triton' do so always.
         backend: 'triton', kernels that store no (n, m) array, for CUDA in float32; 'blocks', blocks of tokens that stay in the
             cache of a CPU, where eps is not too small for products in place of logarithms; 'plain', operators on whole arrays;
-            'auto', the one made for the device where it can run, else 'plain'.
+            'auto', the one made for the device where it can run, else 'plain'. Before their first use the kernels are compared
+            with 'plain' on a small input; where they differ a warning says so, and 'auto' takes 'plain', 'triton' does not.
         debug: report a plan that underflows as a FloatingPointError. So does ``torch.autograd.set_detect_anomaly(True)``.
 
     Shape:
@@ -132,13 +135,13 @@ class SelfOptimalTransport(nn.Module):
         v = self.value(x)
         with _full_precision(x):  # plans and their weights, 1/(nm), need float32's range
             values, keys, references, prior = self._prepare(v, mask, size)
-            arguments = values, keys, references, self.similarity, self.iterations, prior, mask, self.backend
-            plain = fused_transport(values, references, self.similarity, prior, self.backend) is None
-            if plain and self.recompute and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                out = checkpoint(transport, *arguments, use_reentrant=False, preserve_rng_state=False)
+            arguments = values, keys, references, self.similarity, self.iterations, prior, mask
+            way = choose(values, references, self.similarity, prior, mask, self.backend)
+            if way is plain.transport and self.recompute and torch.is_grad_enabled() and not needs_plain():
+                out = checkpoint(way, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                out = transport(*arguments)
-            if not torch.compiler.is_compiling() and (self.debug or torch.is_anomaly_enabled()):
+                out = way(*arguments)
+            if not needs_plain() and (self.debug or torch.is_anomaly_enabled()):
                 self._check(out, keys)
         return self.proj(out.transpose(1, 2).flatten(2).to(v.dtype))  # (B, h, n, d) -> (B, n, C)
 
@@ -146,13 +149,13 @@ class SelfOptimalTransport(nn.Module):
         """The plan T of tokens (B, n, C), before the prior: (B, h, n, m), column sums 1/m, row sums about 1/n."""
         with _full_precision(x):
             _, keys, references, _ = self._prepare(self.value(x.to(self.value.weight.dtype)), mask, None, positions=False)
-            return plan(keys, references, self.similarity, self.iterations, mask)
+            return plain.plan(keys, references, self.similarity, self.iterations, mask)
 
     def pooled(self, x: Tensor, mask: Optional[Tensor] = None, size: Optional[Tuple[int, int]] = None) -> Tensor:
         """The set that the references collect from tokens (B, n, C): A, (B, h, m, d). Arguments as of `forward`."""
         with _full_precision(x):
             values, keys, references, prior = self._prepare(self.value(x.to(self.value.weight.dtype)), mask, size)
-            return pooled(values, keys, references, self.similarity, self.iterations, prior, mask)
+            return plain.pooled(values, keys, references, self.similarity, self.iterations, prior, mask)
 
     def extra_repr(self) -> str:
         kind, sigma, eps = self.similarity
@@ -163,7 +166,7 @@ class SelfOptimalTransport(nn.Module):
         """Values and keys (B, h, n, d), unit references (h, m, d) and the prior, in float32 or float64."""
         v = v.to(torch.promote_types(v.dtype, torch.float32))
         values = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C) -> (B, h, n, d)
-        keys = F.normalize(values, dim=-1) if torch.compiler.is_compiling() else _Unit.apply(values)
+        keys = F.normalize(values, dim=-1) if needs_plain() else _Unit.apply(values)
         references = F.normalize(self.references.to(v.dtype), dim=-1)
         if self.centres is not None:
             values = nystrom_features(keys, F.normalize(self.centres.to(v.dtype), dim=-1), self.similarity)
@@ -183,7 +186,8 @@ class SelfOptimalTransport(nn.Module):
         # exp(L + f + g) balances whatever L is finite: a plan without mass in a row or column shows as infinity or NaN
         if not out.isfinite().all():
             cause = 'its values are not finite' if keys.isfinite().all() else 'the tokens that came in are not finite'
-            raise FloatingPointError(f'the transport plan underflows: {cause}, at {self.extra_repr()}; choose a larger eps or tau')
+            raise FloatingPointError(f'the transport plan underflows: {cause}, at {self.extra_repr()}; '
+                                     'choose a larger eps or tau')
 
 
 class SelfOptimalTransport2d(SelfOptimalTransport):
@@ -242,7 +246,7 @@ def nystrom_features(keys: Tensor, centres: Tensor, similarity: Similarity) -> T
     Returns:
         (B, h, n, k).
     """
-    return similarity(keys, centres) @ _InverseRoot.apply(similarity(centres, centres))
+    return similarity(keys, centres) @ _InverseRoot.apply(similarity(centres, centres))[0]
 
 
 class _InverseRoot(torch.autograd.Function):
@@ -251,15 +255,21 @@ class _InverseRoot(torch.autograd.Function):
     Its gradient is finite where eigenvalues coincide, as those of a kernel of far centres nearly do; eigh's is not.
     """
 
-    @staticmethod
-    def forward(ctx, A):
-        eigenvalues, U = torch.linalg.eigh(A)
-        root = eigenvalues.clamp(min=0).sqrt()
-        ctx.save_for_backward(root, U)
-        return (U / (root + 0.01)[..., None, :]) @ U.transpose(-1, -2)
+    generate_vmap_rule = True  # for torch.func
 
     @staticmethod
-    def backward(ctx, grad):
+    def forward(A):
+        eigenvalues, U = torch.linalg.eigh(A)
+        root = eigenvalues.clamp(min=0).sqrt()
+        return (U / (root + 0.01)[..., None, :]) @ U.transpose(-1, -2), root, U
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx, grad, *_):
         root, U = ctx.saved_tensors
         a, b = root[..., :, None], root[..., None, :]
         # divided differences of 1/(s + 0.01) over s^2: (f(a^2) - f(b^2)) / (a^2 - b^2) without the cancellation
