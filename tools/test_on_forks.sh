@@ -16,9 +16,9 @@ fi
 "$python" -m pip show --quiet onedl-mmcv 2>/dev/null ||
     echo "Installing the forks into .venv_forks; the first time onedl-mmcv is compiled, which takes about ten minutes on two cores."
 "$python" -m pip install --quiet -r "$root/requirements/build.txt"
-# what stack.txt has beside upstream's libraries, which all begin with mm
+# what stack.txt has beside upstream's libraries, which all begin with mm, and what the tests need
 PATH="$root/.venv_forks/bin:$PATH" MMCV_WITH_OPS=1 "$python" -m pip install --quiet --no-build-isolation \
-    -r "$root/requirements/forks.txt" -r <(grep -v '^mm' "$root/requirements/stack.txt")
+    -r "$root/requirements/forks.txt" -r <(grep -v '^mm' "$root/requirements/stack.txt") -r "$root/requirements/tests.txt"
 "$python" -m pip install --quiet --no-build-isolation --no-deps -r "$root/requirements/no_deps.txt"
 "$python" "$root/tools/check_env.py"
 
