@@ -55,7 +55,7 @@ class Bars:
 
     def remove(self, name: str) -> None:
         """Take the bar of a piece of work away."""
-        if name in self._tasks:
+        if self._bar is not None and name in self._tasks:
             self._bar.remove_task(self._tasks.pop(name))
 
 

@@ -5,6 +5,7 @@ A fault that the user can mend ends with one sentence on stderr and exit status 
 import sys
 from contextlib import contextmanager
 from importlib import import_module
+from traceback import walk_tb
 from types import FrameType
 from typing import Iterator, Optional, Sequence
 
@@ -61,10 +62,7 @@ def _parse(command, argv):
 
 
 def _raising_frame(error: BaseException) -> FrameType:
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame
+    return list(walk_tb(error.__traceback__))[-1][0]
 
 
 def _empty(dataset) -> SetupError:

@@ -51,7 +51,8 @@ def split(folder: Path, per_class: int) -> Tuple[List[str], List[str]]:
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if folder.is_dir() else []
     if not classes:
         raise SetupError(f'{folder} has no folders of classes; give the folder above train/<class>/<image>')
-    training, validation = [], []
+    training: List[str] = []
+    validation: List[str] = []
     for label, name in enumerate(classes):
         images = sorted(image for image in os.listdir(folder / name) if image.lower().endswith(_EXTENSIONS))
         if len(images) <= per_class:

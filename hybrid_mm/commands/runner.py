@@ -60,13 +60,10 @@ def adapt_to_cpu(cfg: Config) -> List[str]:
 
 def _replace_sync_bn(node: Any) -> bool:
     """Turn SyncBN into BN in a nested config; True if there was any."""
-    if isinstance(node, dict):
-        found = node.get('type') in ('SyncBN', 'MMSyncBN')
-        if found:
-            node['type'] = 'BN'
-        parts = node.values()
-    else:
-        found, parts = False, node if isinstance(node, (list, tuple)) else ()
+    found = isinstance(node, dict) and node.get('type') in ('SyncBN', 'MMSyncBN')
+    if found:
+        node['type'] = 'BN'
+    parts = list(node.values()) if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else []
     return any([found, *map(_replace_sync_bn, parts)])
 
 

@@ -2,8 +2,15 @@
 from hybrid_mm.environment.libraries import require
 from hybrid_mm.errors import SetupError
 
-from .hooks import (CheckpointHook, CheckSetupHook, LoggerHook, ProgressBarHook, RandomStateHook, VariableSizeHook,
-                    WeightAverageHook)
+from .hooks import (
+                    CheckpointHook,
+                    CheckSetupHook,
+                    LoggerHook,
+                    ProgressBarHook,
+                    RandomStateHook,
+                    VariableSizeHook,
+                    WeightAverageHook,
+)
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [

@@ -14,7 +14,7 @@ class ChecksWeights:
     """Goes in front of an Inferencer, which loads what fits of a checkpoint and guesses the names of the classes."""
 
     def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
-        super()._load_weights_to_model(model, fitting_weights(model, checkpoint, cfg), cfg)
+        super()._load_weights_to_model(model, fitting_weights(model, checkpoint, cfg), cfg)  # type: ignore[misc]  # of a mixin
 
 
 def fitting_weights(model: nn.Module, checkpoint: dict, cfg: Config) -> Dict[str, Any]:
@@ -57,6 +57,6 @@ def _metainfo_of_test_data(cfg: Config) -> Dict[str, Any]:
     kind = dataset_class(dataset, cfg.default_scope)
     metainfo = dict(dataset.get('metainfo') or {})
     if dataset.get('classes'):  # MMPreTrain's data sets take them directly, too
-        metainfo['classes'] = dataset.classes
+        metainfo['classes'] = dataset['classes']
     loaded = kind._load_metainfo(metainfo) if hasattr(kind, '_load_metainfo') else metainfo
     return {**getattr(kind, 'METAINFO', {}), **loaded}
