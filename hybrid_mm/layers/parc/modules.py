@@ -119,7 +119,7 @@ class ParC2d(nn.Module):
         records = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
         backend = self.backend if self.backend != 'auto' else choose_backend(x, self.axis, self.depthwise, records)
 
-        if records:
+        if records and not self.training:  # in training nothing is kept, and `eval` begins anew
             self._kept.suspend()
         with no_autocast(x):
             if records or needs_plain():
