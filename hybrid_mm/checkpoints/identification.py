@@ -31,7 +31,7 @@ class Network(NamedTuple):
     @property
     def options(self) -> Dict[str, Any]:
         """What our backbone needs beside the arch."""
-        return KEY_MAPS[self.family].baseline if self.is_baseline else {}
+        return KEY_MAPS[self.family].baseline or {} if self.is_baseline else {}
 
     @property
     def variant(self) -> str:
@@ -81,7 +81,7 @@ def identify_network(state_dict: Dict[str, Any]) -> Network:
 def guess_family(keys: Iterable[str]) -> Optional[str]:
     """The family that knows the most of these released keys; None if none knows any."""
     known = {family: len(rename_keys(keys, family, head=True)[0]) for family in KEY_MAPS}
-    best = max(known, key=known.get)
+    best = max(known, key=lambda family: known[family])
     return best if known[best] else None
 
 

@@ -125,17 +125,18 @@ def _check_dataset(dataset: dict, name: str, scope: str) -> None:
         return  # unknown to the registry, which says so; not on a local disk; or fetched when it is missing
     root = dataset.get('data_root')
     _check_path(root, f'{name}.data_root', f'{name}.data_root')
-    paths = dict(ann_file=dataset.get('ann_file'))
     prefixes = dataset.get('data_prefix')
-    paths.update({f'data_prefix.{key}': path for key, path in prefixes.items()}
-                 if isinstance(prefixes, dict) else dict(data_prefix=prefixes))
-    paths = {key: os.path.join(root or '', path) for key, path in paths.items() if path and isinstance(path, str)}
+    given = dict(ann_file=dataset.get('ann_file'), **(
+        {f'data_prefix.{key}': path for key, path in prefixes.items()} if isinstance(prefixes, dict) else
+        dict(data_prefix=prefixes)))
+    paths = {key: os.path.join(root or '', path) for key, path in given.items() if path and isinstance(path, str)}
     for key, path in paths.items():
         _check_path(path, f'{name}.{key}', f'{name}.data_root' if root else f'{name}.{key}')
-    if reads_coco_files(kind) and os.path.isfile(paths.get('ann_file', '')):
+    ann_file = paths.get('ann_file', '')
+    if reads_coco_files(kind) and os.path.isfile(ann_file):
         classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO['classes']
         if not isinstance(classes, str):  # a file with names, which the data set reads
-            check_categories(paths['ann_file'], classes, with_annotations=not dataset.get('test_mode', False))
+            check_categories(ann_file, classes, with_annotations=not dataset.get('test_mode', False))
 
 
 def _check_path(path: Optional[str], name: str, option: str) -> None:
