@@ -171,7 +171,7 @@ def run_commands():
 
 @pytest.mark.parametrize('page', PAGES_WITH_COMMANDS, ids=name_of)
 def test_commands_of_a_page_run_with_its_files(page, tmp_path, run_commands):
-    for folder in ('configs', 'hybrid_mm', 'tests', 'tools'):
+    for folder in ('configs', 'hybrid_mm', 'requirements', 'tests', 'tools'):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
     write_files(page, tmp_path)
