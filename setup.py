@@ -26,6 +26,8 @@ class BuildWithConfigs(build_py):
         shutil.rmtree(mim, ignore_errors=True)
         for folder in ('configs', 'tools', 'requirements'):
             shutil.copytree(ROOT / folder, mim / folder, ignore=shutil.ignore_patterns('__pycache__'))
+        for old in (mim / 'configs').glob('*.py'):  # mim finds a config by its file name and takes two for an error
+            old.unlink()
         shutil.copy(ROOT / 'model-index.yml', mim)
 
 

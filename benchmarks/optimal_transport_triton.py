@@ -20,14 +20,15 @@ from torch.nn.functional import normalize  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from hybrid_mm.analysis.measurement import in_turn, peak_bytes  # noqa: E402
-from hybrid_mm.layers import optimal_transport  # noqa: E402
-from hybrid_mm.layers.optimal_transport import Similarity, position_prior_1d, transport  # noqa: E402
+from hybrid_mm.layers.transport import definition  # noqa: E402
+from hybrid_mm.layers.transport.choice import transport  # noqa: E402
+from hybrid_mm.layers.transport.definition import Similarity, position_prior_1d  # noqa: E402
 
 
 def run(arguments, name, train):
     """Output, and in training the gradients of values, keys and references."""
     backend = 'triton' if name == 'fused' else 'plain'
-    with mock.patch.object(optimal_transport, 'NARROW', -1. if name == 'log' else optimal_transport.NARROW):
+    with mock.patch.object(definition, 'NARROW', -1. if name == 'log' else definition.NARROW):
         if not train:
             with torch.no_grad():
                 return [transport(*arguments, backend=backend)]

@@ -5,7 +5,7 @@
 Times are milliseconds, best of the rounds: inference (evaluation, no gradients, kernels kept) and training (forward and backward).
 `auto/best` is the time of the backend that `auto` stands for over that of the fastest; `direct/auto` is the speed-up over the
 released form. Memory is what torch's allocator holds at the peak beyond input and weights, over that of the 7x7 convolution. The
-crossovers of `hybrid_mm.layers.parc_crossovers` come from this table.
+crossovers of `hybrid_mm.layers.parc.crossovers` come from this table.
 """
 import argparse
 import sys
@@ -20,7 +20,7 @@ from torch import nn  # noqa: E402
 from hybrid_mm.analysis.measurement import in_turn, peak_bytes  # noqa: E402
 from hybrid_mm.compat import flush_denormals  # noqa: E402
 from hybrid_mm.layers import ParC2d  # noqa: E402
-from hybrid_mm.layers.parc_crossovers import choose_backend  # noqa: E402
+from hybrid_mm.layers.parc.crossovers import choose_backend  # noqa: E402
 
 BACKENDS = 'direct', 'fft', 'gemm'
 DTYPES = dict(float32=torch.float32, float64=torch.float64, bfloat16=torch.bfloat16, float16=torch.float16)

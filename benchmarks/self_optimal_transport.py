@@ -5,9 +5,10 @@
 Both are whole layers on 64 channels in two heads, projections included; softmax attention is torch's fused one. The second table
 changes the number of Sinkhorn's iterations at 16384 tokens and compares what the backward pass can do: compute the plan anew
 from the column factors that the forward pass kept, in blocks of tokens or in kernels ("default") or by operators on whole
-arrays ("recompute"), keep the plan ("keep"), or let autograd record every iteration ("unrolled"). "implicit" is the gradient at the fixed point, which needs no iteration of the forward pass; its
-column "error" says how far it is from the gradient of what was computed, relative to its largest value, in float64. "kept" is
-what lies in memory between the passes, for each layer of a network at once; "peak" is one layer's, in its backward pass.
+arrays ("recompute"), keep the plan ("keep"), or let autograd record every iteration ("unrolled"). "implicit" is the gradient at
+the fixed point, which needs no iteration of the forward pass; its column "error" says how far it is from the gradient of what
+was computed, relative to its largest value, in float64. "kept" is what lies in memory between the passes, for each layer of a
+network at once; "peak" is one layer's, in its backward pass.
 """
 import argparse
 import sys
@@ -28,7 +29,7 @@ from torch import nn  # noqa: E402
 
 from hybrid_mm.analysis.measurement import in_turn, peak_bytes, run  # noqa: E402
 from hybrid_mm.layers import SelfOptimalTransport  # noqa: E402
-from hybrid_mm.layers import optimal_transport as ot  # noqa: E402
+from hybrid_mm.layers.transport import sinkhorn  # noqa: E402
 
 CHANNELS, HEADS = 64, 2
 
@@ -115,8 +116,8 @@ class Unrolled:
 
 def ways_to_the_gradient(args, device):
     plain = dict(backend='plain')
-    n, ways = 16384, {'default': (ot._Sinkhorn, {}),
-                      'recompute': (ot._Sinkhorn, plain), 'keep': (ot._Sinkhorn, dict(plain, recompute=False)),
+    n, ways = 16384, {'default': (sinkhorn.Sinkhorn, {}),
+                      'recompute': (sinkhorn.Sinkhorn, plain), 'keep': (sinkhorn.Sinkhorn, dict(plain, recompute=False)),
                       'unrolled': (Unrolled, dict(plain, recompute=False)), 'implicit': (Implicit, dict(plain, recompute=False))}
     print(f'\n{n} tokens, forward and backward\niterations  way       |  time ms  peak MiB  kept MiB  error')
     x = torch.randn(1, n, CHANNELS, device=device, requires_grad=True)
@@ -126,7 +127,7 @@ def ways_to_the_gradient(args, device):
         for name, (function, options) in ways.items():
             torch.manual_seed(0)
             layer = SelfOptimalTransport(CHANNELS, args.references, iterations=iterations, **options).to(device)
-            with mock.patch.object(ot, '_Sinkhorn', function):
+            with mock.patch.object(sinkhorn, 'Sinkhorn', function):
                 step = partial(run, layer, x, True)
                 best = min(in_turn({name: step}, args.rounds)[name])
                 memory, kept = peak_bytes(step), kept_bytes(layer, x)

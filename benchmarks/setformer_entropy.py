@@ -22,7 +22,8 @@ import cv2  # noqa: E402
 import torch  # noqa: E402
 
 from hybrid_mm.backbones import SeTformer  # noqa: E402
-from hybrid_mm.layers.optimal_transport import Similarity, plan, row_entropy  # noqa: E402
+from hybrid_mm.layers.transport.definition import Similarity, row_entropy  # noqa: E402
+from hybrid_mm.layers.transport.plain import plan  # noqa: E402
 
 MEAN, STD = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
 SETTINGS = [('gaussian', sigma, eps) for sigma in (0.5, 1.) for eps in (0.1, 0.05, 0.03, 0.02)]

@@ -1,9 +1,2 @@
-# Cascade Mask R-CNN with ParC-ConvNeXt-T, COCO 3x: 36 epochs at several scales with crops
-_base_ = [
-    '_base_/backbones/parc_convnext_t.py', '_base_/models/cascade_maskrcnn_fpn.py',
-    '_base_/datasets/coco_instance_multi_scale.py', '_base_/schedules/adamw_parc_3x_layer_decay.py',
-    '_base_/runtime_det.py'
-]
-model = dict(
-    backbone=dict(_base_.backbone, drop_path_rate=0.4, init_cfg=_base_.pretrained),
-    neck=dict(in_channels=_base_.channels))
+# The name of parc/cascade_maskrcnn_parc_convnext_t_3x.py from before configs had folders; it stays
+_base_ = 'parc/cascade_maskrcnn_parc_convnext_t_3x.py'

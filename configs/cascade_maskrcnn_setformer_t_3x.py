@@ -1,8 +1,2 @@
-# Cascade Mask R-CNN with SeTformer tiny, COCO 3x: 36 epochs at several scales with crops
-_base_ = [
-    '_base_/backbones/setformer_t.py', '_base_/models/cascade_maskrcnn_fpn.py',
-    '_base_/datasets/coco_instance_multi_scale.py', '_base_/schedules/adamw_setformer_3x.py', '_base_/runtime_det.py'
-]
-model = dict(
-    backbone=dict(_base_.backbone, init_cfg=_base_.pretrained),
-    neck=dict(in_channels=_base_.channels))
+# The name of setformer/cascade_maskrcnn_setformer_t_3x.py from before configs had folders; it stays
+_base_ = 'setformer/cascade_maskrcnn_setformer_t_3x.py'

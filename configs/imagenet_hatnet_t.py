@@ -1,6 +1,2 @@
-# HAT-Net tiny on ImageNet-1K at 224x224, 300 epochs from random weights
-_base_ = [
-    '_base_/backbones/hatnet_t.py', '_base_/models/classifier.py', '_base_/datasets/imagenet_224.py',
-    '_base_/schedules/adamw_300e.py', '_base_/runtime_cls.py'
-]
-model = dict(backbone=_base_.backbone, head=dict(in_channels=_base_.channels[-1]))
+# The name of hatnet/imagenet_hatnet_t.py from before configs had folders; it stays
+_base_ = 'hatnet/imagenet_hatnet_t.py'

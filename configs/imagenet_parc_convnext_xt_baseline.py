@@ -1,3 +1,2 @@
-# ConvNeXt-XT on ImageNet-1K: the baseline of ParC-ConvNeXt-XT under the same recipe
-_base_ = ['imagenet_parc_convnext_xt.py']
-model = dict(backbone=dict(insert_locations=()))
+# The name of parc/imagenet_parc_convnext_xt_baseline.py from before configs had folders; it stays
+_base_ = 'parc/imagenet_parc_convnext_xt_baseline.py'

@@ -1,3 +1,2 @@
-# MobileNetV2 on ImageNet-1K: the baseline of ParC-MobileNetV2 under the same recipe
-_base_ = ['imagenet_parc_mbv2.py']
-model = dict(backbone=dict(insert_locations=()))
+# The name of parc/imagenet_parc_mbv2_baseline.py from before configs had folders; it stays
+_base_ = 'parc/imagenet_parc_mbv2_baseline.py'

@@ -1,9 +1,2 @@
-# ParC-ResNet50 on ImageNet-1K at 224x224, 300 epochs from random weights
-_base_ = [
-    '_base_/backbones/parc_r50.py', '_base_/models/classifier.py', '_base_/datasets/imagenet_224_large_batch.py',
-    '_base_/schedules/adamw_parc_300e.py', '_base_/runtime_cls_ema.py'
-]
-model = dict(
-    backbone=_base_.backbone,
-    neck=dict(dropout=0.),
-    head=dict(in_channels=_base_.channels[-1]))
+# The name of parc/imagenet_parc_r50.py from before configs had folders; it stays
+_base_ = 'parc/imagenet_parc_r50.py'

@@ -1,6 +1,2 @@
-# SeTformer mini on ImageNet-1K at 224x224, 300 epochs from random weights
-_base_ = [
-    '_base_/backbones/setformer_m.py', '_base_/models/classifier.py', '_base_/datasets/imagenet_224_no_repeats.py',
-    '_base_/schedules/adamw_setformer_300e.py', '_base_/runtime_cls.py'
-]
-model = dict(backbone=_base_.backbone, neck=dict(dropout=0.), head=dict(in_channels=_base_.channels[-1]))
+# The name of setformer/imagenet_setformer_m.py from before configs had folders; it stays
+_base_ = 'setformer/imagenet_setformer_m.py'

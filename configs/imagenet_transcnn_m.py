@@ -1,6 +1,2 @@
-# TransCNN medium on ImageNet-1K at 256x256, 300 epochs from random weights
-_base_ = [
-    '_base_/backbones/transcnn_m.py', '_base_/models/classifier.py', '_base_/datasets/imagenet_256.py',
-    '_base_/schedules/adamw_300e_clip.py', '_base_/runtime_cls.py'
-]
-model = dict(backbone=_base_.backbone, head=dict(in_channels=_base_.channels[-1]))
+# The name of transcnn/imagenet_transcnn_m.py from before configs had folders; it stays
+_base_ = 'transcnn/imagenet_transcnn_m.py'

@@ -1,8 +1,2 @@
-# Mask R-CNN with GLiT tiny, COCO 1x: 12 epochs at a single scale
-_base_ = [
-    '_base_/backbones/glit_t.py', '_base_/models/maskrcnn_fpn.py', '_base_/datasets/coco_instance.py',
-    '_base_/schedules/adamw_glit_1x.py', '_base_/runtime_det.py'
-]
-model = dict(
-    backbone=dict(_base_.backbone, init_cfg=_base_.pretrained),
-    neck=[_base_.pyramid, dict(_base_.model.neck, in_channels=_base_.channels)])
+# The name of glit/maskrcnn_glit_t.py from before configs had folders; it stays
+_base_ = 'glit/maskrcnn_glit_t.py'

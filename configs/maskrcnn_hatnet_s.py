@@ -1,8 +1,2 @@
-# Mask R-CNN with HAT-Net small, COCO 1x: 12 epochs at a single scale
-_base_ = [
-    '_base_/backbones/hatnet_s.py', '_base_/models/maskrcnn_fpn.py', '_base_/datasets/coco_instance.py',
-    '_base_/schedules/adamw_1x.py', '_base_/runtime_det.py'
-]
-model = dict(
-    backbone=dict(_base_.backbone, init_cfg=_base_.released),
-    neck=dict(in_channels=_base_.channels))
+# The name of hatnet/maskrcnn_hatnet_s.py from before configs had folders; it stays
+_base_ = 'hatnet/maskrcnn_hatnet_s.py'

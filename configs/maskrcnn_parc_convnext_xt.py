@@ -1,8 +1,2 @@
-# Mask R-CNN with ParC-ConvNeXt-XT, COCO 1x: 12 epochs at a single scale
-_base_ = [
-    '_base_/backbones/parc_convnext_xt.py', '_base_/models/maskrcnn_fpn.py', '_base_/datasets/coco_instance.py',
-    '_base_/schedules/adamw_parc_1x_layer_decay.py', '_base_/runtime_det.py'
-]
-model = dict(
-    backbone=dict(_base_.backbone, drop_path_rate=0.4, init_cfg=_base_.pretrained),
-    neck=dict(in_channels=_base_.channels))
+# The name of parc/maskrcnn_parc_convnext_xt.py from before configs had folders; it stays
+_base_ = 'parc/maskrcnn_parc_convnext_xt.py'

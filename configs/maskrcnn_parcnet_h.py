@@ -1,9 +1,2 @@
-# Mask R-CNN with ParC-Net-H, COCO 1x: 12 epochs at a single scale
-_base_ = [
-    '_base_/backbones/parcnet_h.py', '_base_/models/maskrcnn_fpn.py', '_base_/datasets/coco_instance.py',
-    '_base_/schedules/adamw_parc_1x.py', '_base_/runtime_det.py'
-]
-model = dict(
-    data_preprocessor=_base_.pixels,
-    backbone=dict(_base_.backbone, init_cfg=_base_.pretrained),
-    neck=dict(in_channels=_base_.channels))
+# The name of parc/maskrcnn_parcnet_h.py from before configs had folders; it stays
+_base_ = 'parc/maskrcnn_parcnet_h.py'

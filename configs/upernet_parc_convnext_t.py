@@ -1,9 +1,2 @@
-# UperNet with ParC-ConvNeXt-T, ADE20K, 160k iterations
-_base_ = [
-    '_base_/backbones/parc_convnext_t.py', '_base_/models/upernet_slide.py', '_base_/datasets/ade20k.py',
-    '_base_/schedules/adamw_parc_160k_stage_decay.py', '_base_/runtime_seg.py'
-]
-model = dict(
-    backbone=dict(_base_.backbone, drop_path_rate=0.4, init_cfg=_base_.pretrained),
-    decode_head=dict(in_channels=_base_.channels),
-    auxiliary_head=dict(in_channels=_base_.channels[2]))
+# The name of parc/upernet_parc_convnext_t.py from before configs had folders; it stays
+_base_ = 'parc/upernet_parc_convnext_t.py'

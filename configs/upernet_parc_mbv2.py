@@ -1,9 +1,2 @@
-# UperNet with ParC-MobileNetV2, ADE20K, 160k iterations
-_base_ = [
-    '_base_/backbones/parc_mbv2.py', '_base_/models/upernet_slide.py', '_base_/datasets/ade20k.py',
-    '_base_/schedules/adamw_parc_160k.py', '_base_/runtime_seg.py'
-]
-model = dict(
-    backbone=dict(_base_.backbone, norm_cfg=_base_.norm_cfg, init_cfg=_base_.pretrained),
-    decode_head=dict(in_channels=_base_.channels),
-    auxiliary_head=dict(in_channels=_base_.channels[2]))
+# The name of parc/upernet_parc_mbv2.py from before configs had folders; it stays
+_base_ = 'parc/upernet_parc_mbv2.py'

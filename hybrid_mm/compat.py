@@ -5,7 +5,9 @@ with the maintained forks of the five, onedl-mmengine 0.10.12 and those that go 
 """
 import importlib
 import sys
+from typing import Any
 
+_torchvision_schemas: Any = None  # see `mend_torchvision`
 _ALLOWED_METHODS = ('min', 'max', 'current', 'mean')  # what mmengine's HistoryBuffer stores of itself in a checkpoint
 
 
@@ -29,7 +31,7 @@ def allow_training_checkpoints() -> None:
     def history_getattr(owner, name):
         if owner is HistoryBuffer and name in _ALLOWED_METHODS:
             return getattr(owner, name)
-        raise AttributeError(f'a checkpoint asks for attribute {name!r} of {owner!r}, which only mmengine\'s HistoryBuffer '
+        raise AttributeError(f'a checkpoint asks for attribute {name!r} of {owner!r}, which only HistoryBuffer of mmengine '
                              f'may give, and of it only {", ".join(_ALLOWED_METHODS)}')
 
     def with_name(kind):

@@ -8,6 +8,6 @@ class SetupError(ValueError):
 
 def shorten(names: Iterable[object], limit: int = 5) -> str:
     """``'a, b, c and 5 more'``: the first names, and a count of the rest."""
-    names = list(map(str, names))
-    more = f' and {len(names) - limit} more' if len(names) > limit else ''
-    return ', '.join(names[:limit]) + more
+    texts = [str(name) for name in names]
+    more = f' and {len(texts) - limit} more' if len(texts) > limit else ''
+    return ', '.join(texts[:limit]) + more

@@ -9,6 +9,9 @@ def config_path(name: str) -> str:
         name: file name such as ``'maskrcnn_transcnn_b.py'``, or a path below ``configs/`` such as
             ``'shapes/maskrcnn_transcnn_s_shapes.py'``.
 
+    Returns:
+        The file in the folder of its family, also for a name that stands in ``configs/`` itself, too.
+
     Raises:
         FileNotFoundError: no shipped config has this name.
 
@@ -16,13 +19,11 @@ def config_path(name: str) -> str:
         ``_base_ = [__import__('hybrid_mm').config_path('maskrcnn_transcnn_b.py')]``
     """
     root = _config_root()
-    direct = root / name
-    if direct.is_file():
-        return str(direct)
-    found = sorted(root.rglob(name)) if '/' not in name else []
-    if found:  # file names are unique in the whole tree; a test keeps them so
+    # File names are unique but for the old ones in the root, which a wheel leaves out; a test keeps them so.
+    found = [root / name] if '/' in name else sorted(root.rglob(name or '-'), key=lambda path: path.parent == root)
+    if found and found[0].is_file():
         return str(found[0])
-    known = sorted(str(path.relative_to(root)) for path in root.rglob('*.py') if '_base_' not in path.parts)
+    known = sorted(str(path.relative_to(root)) for path in root.glob('*/*.py') if '_base_' not in path.parts)
     raise FileNotFoundError(f'hybrid_mm ships no config {name!r}; choose from {", ".join(known)}')
 
 

@@ -55,8 +55,18 @@ def test_wheel_holds_the_package_and_nothing_beside_it(root, installed):
 
 @pytest.mark.parametrize('folder', ['configs', 'tools', 'requirements'])
 def test_source_distribution_and_wheel_hold_every_file_of_a_folder(folder, root, unpacked, installed):
+    """But for the old names of configs in a wheel: mim, which looks for a file name, has to find one."""
+    old = {path.name for path in (root / folder).glob('*.py')} if folder == 'configs' else set()
     assert files_below(unpacked / folder) == files_below(root / folder)
-    assert files_below(installed / 'hybrid_mm' / '.mim' / folder) == files_below(root / folder)
+    assert files_below(installed / 'hybrid_mm' / '.mim' / folder) == files_below(root / folder) - old
+
+
+def test_mim_finds_each_config_of_the_index_once_by_its_file_name(installed):
+    """As mim train and mim test do: they walk the whole package."""
+    index = load(str(installed / 'hybrid_mm' / '.mim' / 'model-index.yml'))
+    names = [path.name for path in (installed / 'hybrid_mm').rglob('*.py')]
+    assert {name: names.count(name) for name in (os.path.basename(model.config) for model in index.models)
+            if names.count(name) != 1} == {}
 
 
 def test_index_in_the_wheel_is_valid_and_leads_to_configs(installed):
@@ -82,11 +92,13 @@ def test_extras_name_upstream_or_the_forks_and_never_both(installed):
 def test_configs_are_found_and_load_from_the_wheel(installed):
     code = ('import hybrid_mm; from mmengine.config import Config\n'
             'path = hybrid_mm.config_path("maskrcnn_transcnn_b.py")\n'
+            'assert path == hybrid_mm.config_path("transcnn/maskrcnn_transcnn_b.py")\n'
+            'assert hybrid_mm.config_path("upernet_transcnn_s_shapes.py").endswith("shapes/upernet_transcnn_s_shapes.py")\n'
             'print(path, Config.fromfile(path).model.backbone.type)')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False, cwd=installed,
                           env=dict(os.environ, PYTHONPATH=str(installed)))
-    assert done.stdout.split() == [str(installed / 'hybrid_mm/.mim/configs/maskrcnn_transcnn_b.py'), 'hybrid_mm.TransCNN'], \
-        done.stderr
+    path = installed / 'hybrid_mm/.mim/configs/transcnn/maskrcnn_transcnn_b.py'
+    assert done.stdout.split() == [str(path), 'hybrid_mm.TransCNN'], done.stderr
 
 
 def test_unknown_config_names_the_known_ones():

@@ -51,6 +51,8 @@ works 'mim train' mim train hybrid_mm "$config" --work-dir trained \
 works 'mim test' mim test hybrid_mm "$config" --checkpoint trained/epoch_1.pth --work-dir tested
 works 'mim run: get_flops' mim run hybrid_mm get_flops \
     "$(cd "$work" && "$python" -c "import hybrid_mm; print(hybrid_mm.config_path('$config'))")"
+works 'each config once, for mim goes by file names' \
+    bash -c "[ \"\$(find '$folder'/env/lib -path '*/hybrid_mm/*' -name maskrcnn_transcnn_b.py | wc -l)\" = 1 ]"
 works 'mim search' mim search hybrid_mm --config imagenet_transcnn_s
 works 'source unpacked' bash -c 'mkdir source && tar -xzf dist/*.tar.gz --strip-components 1 -C source'
 works 'wheel removed' "$python" -m pip uninstall -y hybrid_mm

@@ -1,38 +1,9 @@
-"""The closing table of tools/quickstart.sh: what the last evaluation in a work folder found.
-
-    python tools/report.py work_dirs/quickstart
-"""
-import argparse
-import json
+"""The closing table of tools/quickstart.sh: python tools/report.py WORK_DIR"""
+import sys
 from pathlib import Path
 
-
-def report(work_dir: Path) -> str:
-    """Metrics, training time and place of the pictures, as text.
-
-    Args:
-        work_dir: a folder in which quickstart.sh has trained; its ``test`` subfolder holds one folder an evaluation.
-
-    Raises:
-        FileNotFoundError: no evaluation has finished there.
-    """
-    results = sorted(work_dir.glob('test/*/*.json'))
-    if not results:
-        raise FileNotFoundError(f'no finished evaluation lies in {work_dir / "test"}; run tools/quickstart.sh')
-    metrics = json.loads(results[-1].read_text())
-    minutes, seconds = divmod(int((work_dir / 'trained').read_text()), 60)
-    rows = [
-        ('box AP', f'{metrics["coco/bbox_mAP"]:.3f}'),
-        ('mask AP', f'{metrics["coco/segm_mAP"]:.3f}'),
-        ('training time', f'{minutes} min {seconds} s'),
-        ('checkpoint', (work_dir / 'last_checkpoint').read_text()),
-        ('pictures (left: truth, right: found)', str(results[-1].parent / 'pictures')),
-    ]
-    width = max(len(name) for name, _ in rows)
-    return '\n'.join(f'{name:<{width}}  {value}' for name, value in rows)
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone, without an installation
+from hybrid_mm.commands import main  # noqa: E402
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('work_dir', type=Path)
-    print(report(parser.parse_args().work_dir))
+    main('report')

@@ -3,7 +3,8 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='hybrid_mm.LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1),
+    # the last three, for --resume and for dense tasks, which start from the last one; and the best by the metric of the task
+    checkpoint=dict(type='hybrid_mm.CheckpointHook', interval=1, max_keep_ckpts=3, rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'))
 custom_hooks = [dict(type='hybrid_mm.CheckSetupHook')]
 

@@ -15,7 +15,7 @@ train_dataloader = dict(batch_size=4)
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=True),
-    checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=2))
+    checkpoint=dict(by_epoch=True, interval=1))
 log_processor = dict(by_epoch=True)
 custom_hooks = [
     *_base_.custom_hooks, dict(type='hybrid_mm.ProgressBarHook'), dict(type='hybrid_mm.RandomStateHook')

@@ -1,6 +1,6 @@
 # First stage of GLiT's search on ImageNet-1K: the distribution of attention and convolution, details fixed. The 50,000 images
 # on which candidates are evaluated are held out of the training images: python tools/search/hold_out.py data/imagenet
-_base_ = ['../imagenet_glit_t.py']
+_base_ = ['../glit/imagenet_glit_t.py']
 max_epochs = 100
 model = dict(
     backbone=dict(

@@ -1,9 +1,7 @@
 """Pictures of a data set as the network gets them: behind the pipeline, before normalisation, with what is annotated."""
-import argparse
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
 
-import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -12,14 +10,10 @@ from mmengine.runner import set_random_seed
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from hybrid_mm.engine.arguments import add_config
-from hybrid_mm.engine.datasets import leaf_datasets
+from hybrid_mm.data.datasets import leaf_datasets
 from hybrid_mm.errors import SetupError
-from hybrid_mm.engine.launch import one_sentence, read_config
-from hybrid_mm.engine.output import check_out_folder
-from hybrid_mm.engine.preflight import check_data
-from hybrid_mm.engine.progress import Progress
 from hybrid_mm.inference import PREDICTORS
+from hybrid_mm.networks import preprocessor_of
 
 _OPACITY = 0.5  # of masks and label maps
 
@@ -62,12 +56,11 @@ def browse(cfg: Config, split: str, number: int, seed: int = 0) -> Iterator[Pict
     dataset = DATASETS.build(dataset_cfg)
     if len(dataset) == 0:
         raise SetupError(f'{split}_dataloader.dataset is empty; check its ann_file, data_prefix and filter_cfg')
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     visualizer = _build_visualizer(cfg, dataset.metainfo)
     set_random_seed(seed)
     for index in spread(len(dataset), number):
         item = dataset[index]
-        image = to_picture(item['inputs'], rgb=bool(preprocessor.get('rgb_to_bgr')))
+        image = to_picture(item['inputs'], rgb=bool(preprocessor_of(cfg).get('rgb_to_bgr')))
         sample = item['data_samples']
         path = getattr(sample, 'img_path', None)
         yield Picture(index, Path(path).stem if path else '', image, draw_annotations(visualizer, image, sample))
@@ -137,64 +130,6 @@ def draw_annotations(visualizer: Visualizer, image: np.ndarray, sample: Any) -> 
             instances.masks = instances.masks.to_ndarray().astype(bool)
     visualizer.add_datasample('', image[..., ::-1], sample, draw_pred=False)
     return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
-
-
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """`tools/analysis/browse_dataset.py`.
-
-    Args:
-        argv: arguments of the command line, by default those of this process.
-
-    Raises:
-        SystemExit: a fault that the user can mend, as one sentence.
-    """
-    args = parse_args(argv)
-    with one_sentence():
-        run(args)
-
-
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Write pictures of a data set as the network gets them, augmented but not yet normalised, with boxes and '
-        'masks, the label map or the class drawn. Mixup and CutMix, which mix whole batches, are not seen.')
-    add_config(parser)
-    parser.add_argument('--split', choices=['train', 'val'], default='train', help='data to show (default: %(default)s)')
-    parser.add_argument('--out', type=Path,
-                        help='folder to write to; by default ./work_dirs/<name of the config>/browse_<split>')
-    parser.add_argument('--number', type=int, default=20,
-                        help='pictures to write, evenly spread over the data (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation (default: %(default)s)')
-    parser.add_argument('--force', action='store_true', help='write into a folder that is not empty')
-    return parser.parse_args(argv)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Check, draw, write.
-
-    Raises:
-        ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
-    """
-    if args.number < 1:
-        raise SetupError(f'--number {args.number} is not allowed; choose 1 or more')
-    if not 0 <= args.seed < 2**32:
-        raise SetupError(f'--seed {args.seed} is not allowed; choose 0 to {2**32 - 1}')
-    cfg = read_config(args)
-    out = args.out or Path(cfg.work_dir) / f'browse_{args.split}'
-    check_out_folder(out, args.force)
-    if cfg.get(f'{args.split}_dataloader') is None:
-        raise SetupError(f'the config has no {args.split}_dataloader; choose the other --split, or another config')
-    check_data(cfg, (args.split, ))
-    written = 0
-    with Progress('pictures', args.number) as progress:
-        for picture in browse(cfg, args.split, args.number, args.seed):
-            out.mkdir(parents=True, exist_ok=True)
-            path = out / f'{picture.index:06d}{"_" if picture.name else ""}{picture.name}.png'
-            if not cv2.imwrite(str(path), picture.drawn):
-                raise SetupError(f'{path} cannot be written; give another folder with --out')
-            written += 1
-            progress.advance()
-    fewer = f', all that the {args.split} data have' if written < args.number else ''
-    print(f'{out}: {written} pictures{fewer}')
 
 
 def _type_name(transform: Dict[str, Any]) -> str:

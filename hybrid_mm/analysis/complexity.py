@@ -20,8 +20,6 @@ sums, products by element, pooling, RoIAlign; and what depends on weights alone,
 As in the published tables, a detector has 1000 boxes in its box heads and 100 in its mask heads, and a segmentor's auxiliary
 head does not run, but its parameters count.
 """
-import copy
-import warnings
 from collections import Counter
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -29,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_mm.errors import SetupError
+from hybrid_mm.networks import build_model
 
 from .mac_counter import MacCounter, counting
 
@@ -134,7 +133,7 @@ def complexity(cfg: Any, shape: Optional[Sequence[int]] = None) -> Complexity:
     shape = image_shape(cfg, shape)
     from mmengine.registry import DefaultScope
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = build_model(cfg)
+        model = build_model(cfg, 'meta')
         return _count(model, torch.empty(shape, device='meta'), cfg.default_scope)
 
 
@@ -169,43 +168,6 @@ def default_shape(cfg: Any) -> Tuple[int, int]:
                 size = transform['crop_size']
                 return (size, size) if isinstance(size, int) else tuple(size)
     return _SHAPES[cfg.default_scope]
-
-
-def build_model(cfg: Any, device: str = 'meta') -> nn.Module:
-    """The model of a config in evaluation mode. Its scope has to be the default.
-
-    Args:
-        cfg: with ``model``. Initialisers and files of weights that it names are left out.
-        device: on the meta device there are no weights; on another one they are random, as at the start of a training.
-    """
-    from mmengine.logging import MMLogger
-    from mmengine.registry import MODELS
-    model_cfg = copy.deepcopy(cfg.model)
-    _drop_weights(model_cfg)
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')
-    try:
-        with warnings.catch_warnings():  # losses and the like announce themselves
-            warnings.simplefilter('ignore')
-            model = MODELS.build(model_cfg)
-            if device != 'meta':
-                model.init_weights()
-            model.eval()  # of some backbones it returns nothing
-            return model.to(device)
-    finally:
-        logger.setLevel(level)
-
-
-def _drop_weights(node: Any) -> None:
-    """Take initialisers and files of weights out of a nested config."""
-    if isinstance(node, dict):
-        for key in ('init_cfg', 'pretrained'):
-            node.pop(key, None)
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for part in node:
-            _drop_weights(part)
 
 
 def _count(model: nn.Module, image: Tensor, scope: str) -> Complexity:

@@ -1,35 +1,25 @@
-"""Effective receptive fields of the backbones of several configs: heat maps side by side, a table, a file of numbers."""
-import argparse
+"""Effective receptive fields of the backbones of several configs: heat maps side by side, and a table."""
 import copy
-import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.registry import DefaultScope
+from mmengine.config import Config
 from torch import Tensor, nn
 
 from hybrid_mm.backbones.base import BaseBackbone
 from hybrid_mm.checkpoints import Released, backbone_part, load_released
-from hybrid_mm.checkpoints.key_maps import KEY_MAPS
-from hybrid_mm.engine.check_setup_hook import differences
+from hybrid_mm.checkpoints.fit import load_fitting
 from hybrid_mm.errors import SetupError
-from hybrid_mm.engine.launch import one_sentence, read_config
-from hybrid_mm.engine.output import check_out_file, whole_file
-from hybrid_mm.engine.preflight import check_checkpoint
-from hybrid_mm.engine.progress import Progress
-from hybrid_mm.inference.inputs import Video, find_inputs, read_picture
-from hybrid_mm.inference.launch import find_device
+from hybrid_mm.inference.inputs import read_picture
+from hybrid_mm.networks import build_model
+from hybrid_mm.output import save_figure
 
-from .browse import spread
-from .complexity import build_model
-from .effective_receptive_field import ReceptiveField, area, effective_receptive_field, random_images, square_side
+from .effective_receptive_field import ReceptiveField, area, square_side
 
 FRACTIONS = (0.2, 0.5, 0.95, 0.99)  # of the gradient
-_RANDOM = 'none'  # in the place of a checkpoint
 _DRAWN = {0.5: 'solid', 0.95: 'dashed'}  # fractions whose squares are drawn, and the style of the line
 _DARKEST = 1e-4  # of the heat map, over its largest value
 _COLUMNS = 4
@@ -107,16 +97,10 @@ def load_weights(backbone: nn.Module, path: str) -> None:
     Raises:
         ValueError: it is of another network; the message names what differs.
     """
-    if isinstance(backbone, BaseBackbone) and type(backbone).__name__ in KEY_MAPS:
+    if isinstance(backbone, BaseBackbone):
         Released(path)(backbone)
-        return
-    tensors = backbone_part(load_released(path))
-    wanted = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
-    faults = differences({key: tuple(value.shape) for key, value in tensors.items()}, wanted)
-    if faults:
-        raise SetupError(f'{path} does not fit {type(backbone).__name__}: {faults}; give one that was saved with the backbone '
-                         'of this config')
-    backbone.load_state_dict(tensors, strict=False)  # only counters that nothing uses are absent, as checked above
+    else:
+        load_fitting(backbone, backbone_part(load_released(path)), path)
 
 
 def prepare_picture(path: Path, size: int, preprocessor: Dict[str, Any]) -> Tensor:
@@ -156,7 +140,6 @@ def draw_fields(path: Path, fields: Sequence[Field], title: str) -> None:
         fields: of images of one size. A colour is the gradient over the largest of the same field.
         title: above all.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, whatever the user's settings
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -164,7 +147,6 @@ def draw_fields(path: Path, fields: Sequence[Field], title: str) -> None:
     columns = min(_COLUMNS, len(fields))
     rows = -(-len(fields) // columns)
     figure = Figure(figsize=(4 * columns + 1, 4.3 * rows + 0.5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax, entry in zip(axes, fields):
         gradient, (row, column) = entry.field
@@ -183,8 +165,7 @@ def draw_fields(path: Path, fields: Sequence[Field], title: str) -> None:
         ax.set_axis_off()
     figure.colorbar(heat, ax=list(axes), label='gradient over its largest value', shrink=0.8)
     figure.suptitle(title, fontsize='medium')
-    with whole_file(path) as partial:
-        figure.savefig(partial, format='png', dpi=120, metadata={'Software': None})
+    save_figure(figure, path)
 
 
 def table(fields: Sequence[Field]) -> str:
@@ -195,135 +176,12 @@ def table(fields: Sequence[Field]) -> str:
     return '\n'.join('  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """`tools/analysis/erf.py`.
-
-    Args:
-        argv: arguments of the command line, by default those of this process.
-
-    Raises:
-        SystemExit: a fault that the user can mend, as one sentence.
-    """
-    args = parse_args(argv)
-    with one_sentence():
-        run(args)
-
-
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Effective receptive fields of backbones: how much each pixel moves the middle of the map of a stage, '
-        'the sum of its positive channels. Writes heat maps side by side and a JSON file of the same name, and prints the '
-        'smallest share of the pixels, and the side of the smallest square around the centre, that hold 20, 50, 95 and 99 %% '
-        'of the gradient.')
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='config of a detector, segmentor or classifier')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings that replace those of each config, as in tools/train.py')
-    parser.add_argument('--checkpoints', nargs='+', metavar='FILE',
-                        help=f'weights, a file for each config, or "{_RANDOM}" for random ones; by default all are random')
-    parser.add_argument('--stage', type=int, help='which stage, counted from 1; by default the last that a backbone returns')
-    parser.add_argument('--images', type=Path, metavar='FOLDER',
-                        help='pictures to average over, resized and cut to a square; by default normal noise')
-    parser.add_argument('--size', type=int, default=224, help='side of an image in pixels (default: %(default)s)')
-    parser.add_argument('--number', type=int, default=8,
-                        help='images to average over, evenly spread over the folder (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of random weights and images (default: %(default)s)')
-    parser.add_argument('--out', type=Path, default=Path('erf.png'), help='file to write (default: %(default)s)')
-    parser.add_argument('--device', help='such as cpu or cuda:1; by default a GPU if there is one')
-    parser.add_argument('--force', action='store_true', help='overwrite the files')
-    parser.set_defaults(launcher='none', work_dir=None)
-    return parser.parse_args(argv)
-
-
-def run(args: argparse.Namespace) -> None:
-    """Check, compute, print, write.
-
-    Raises:
-        ValueError, OSError: see `hybrid_mm.engine.launch.one_sentence`; the message names the value and what is allowed.
-    """
-    _check_options(args)
-    device = find_device(args.device)
-    checkpoints = [None if path == _RANDOM else path for path in args.checkpoints or [_RANDOM] * len(args.configs)]
-    for path in checkpoints:
-        check_checkpoint(path, '--checkpoints')
-    files = _pictures(args)
-    number = args.number if files is None else len(files)
-    backbones = []
-    for path, checkpoint in zip(args.configs, checkpoints):
-        cfg = read_config(argparse.Namespace(**dict(vars(args), config=path)))
-        backbone, index, stage = build_backbone(cfg, args.stage, args.seed, device)
-        if checkpoint is not None:
-            load_weights(backbone, checkpoint)
-        backbones.append((cfg, checkpoint, backbone, index, stage))
-
-    fields = []
-    with Progress('images', number * len(backbones)) as progress:
-        for path, (cfg, checkpoint, backbone, index, stage) in zip(args.configs, backbones):
-            images = _counted(_images(args, cfg, files), progress)
-            field = effective_receptive_field(backbone, args.size, index, images=images, positive=True)
-            fields.append(Field(Path(path).name, checkpoint and Path(checkpoint).name, type(backbone).__name__, stage, field))
-    source = 'normal noise' if files is None else f'pictures of {args.images}'
-    title = f'effective receptive field at {args.size}x{args.size} pixels, {number} images, {source}'
-    draw_fields(args.out, fields, title)
-    numbers = dict(size=args.size, number=number, images=source, seed=args.seed, backbones=[_as_dict(f) for f in fields])
-    with whole_file(args.out.with_suffix('.json')) as partial:
-        partial.write_text(json.dumps(numbers, indent=2) + '\n')
-    print(f'{title}\nshare of the pixels / side of the square around the centre\n\n{table(fields)}\n')
-    if None in checkpoints:
-        print('Random weights: the fields are those of networks at the start of a training.')
-    print(f'{args.out}, {args.out.with_suffix(".json")}: {len(fields)} {"field" if len(fields) == 1 else "fields"}')
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    check_out_file(args.out, ('.png', ), args.force)
-    check_out_file(args.out.with_suffix('.json'), ('.json', ), args.force)
-    for name, least in (('size', 32), ('number', 1), ('seed', 0)):
-        if getattr(args, name) < least:
-            raise SetupError(f'--{name} {getattr(args, name)} is not allowed; choose {least} or more')
-    if args.checkpoints is not None and len(args.checkpoints) != len(args.configs):
-        raise SetupError(f'--checkpoints has {len(args.checkpoints)} files for {len(args.configs)} configs; give one for each, '
-                         f'or "{_RANDOM}" in the place of one')
-
-
-def _pictures(args: argparse.Namespace) -> Optional[List[Path]]:
-    if args.images is None:
-        return None
-    files = find_inputs(args.images)
-    if isinstance(files, Video):
-        raise SetupError(f'--images {args.images} is a video; give a folder of pictures')
-    return [files[i] for i in spread(len(files), args.number)]
-
-
-def _images(args: argparse.Namespace, cfg: Config, files: Optional[List[Path]]) -> Iterator[Tensor]:
-    channels = cfg.model.backbone.get('in_channels', 3)
-    if files is None:
-        yield from random_images((args.size, args.size), args.number, channels, args.seed)
-        return
-    if channels != 3:
-        raise SetupError(f'in_channels={channels} of {cfg.filename}: pictures have 3 channels; leave --images out')
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    for file in files:
-        yield prepare_picture(file, args.size, preprocessor)
-
-
-def _counted(images: Iterator[Tensor], progress: Progress) -> Iterator[Tensor]:
-    for image in images:
-        yield image
-        progress.advance()
-
-
 def _build(cfg: Config, seed: int, device: str) -> nn.Module:
     torch.manual_seed(seed)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return build_model(cfg, device).backbone
+    return build_model(cfg, device).backbone
 
 
 def _out_indices(backbone: nn.Module) -> List[int]:
     """Stages of the outputs, counted from 0; empty where the backbone does not say."""
     indices = getattr(backbone, 'out_indices', ())
     return [indices] if isinstance(indices, int) else list(indices)
-
-
-def _as_dict(entry: Field) -> Dict[str, Any]:
-    areas = [dict(gradient=fraction, share=share, side=side) for fraction, share, side in entry.areas()]
-    return dict(config=entry.config, checkpoint=entry.checkpoint, backbone=entry.backbone, stage=entry.stage,
-                centre=list(entry.field.centre), areas=areas)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_mm.layers import SelfOptimalTransport2d
-from hybrid_mm.layers.optimal_transport import row_entropy
+from hybrid_mm.layers.transport.definition import row_entropy
+from hybrid_mm.networks import build_model, quiet
 
 
 class Sample(NamedTuple):
@@ -229,23 +230,14 @@ def build_backbone(cfg, seed: int = 0) -> nn.Module:
         ValueError: the backbone has no self-optimal transport.
     """
     from mmengine.device import get_device
-    from mmengine.logging import MMLogger
-    from mmengine.registry import MODELS, init_default_scope
+    from mmengine.registry import init_default_scope
     init_default_scope(cfg.default_scope)
     _set_seed(seed)
-    model_cfg = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg:  # as mmengine's Runner
-        model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    model = MODELS.build(model_cfg)
+    model = build_model(cfg, init='none')
     find_blocks(model.backbone)
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('WARNING')  # not a line for each tensor
-    try:
+    with quiet():
         model.backbone.init_weights()
-    finally:
-        logger.setLevel(level)
-    return model.to(get_device()).eval()
+    return model.to(get_device())
 
 
 def training_images(cfg, model: nn.Module, number: int, seed: int = 0) -> Tuple[Iterator[Tensor], int]:

@@ -3,20 +3,18 @@
 A training that was resumed has a log a start. They are joined in their order, and what a later one did again replaces what an
 earlier one had from there on.
 """
-import argparse
 import json
 import math
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from hybrid_mm.errors import SetupError
-from hybrid_mm.engine.launch import one_sentence
-from hybrid_mm.engine.output import check_out_file, whole_file
+from hybrid_mm.output import save_figure
 
 _COUNTERS = ('epoch', 'iter', 'step')
 _OF_VALIDATION = (*_COUNTERS, 'time', 'data_time')  # times of a validation would mix with those of the training
 _USUAL = ('coco/bbox_mAP', 'coco/segm_mAP', 'mIoU', 'accuracy/top1')
-_SUFFIXES = ('.png', '.pdf', '.svg')
+SUFFIXES = ('.png', '.pdf', '.svg')  # of a picture
 _COLUMNS = 3
 
 
@@ -123,7 +121,6 @@ def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
         runs: trainings. One without a key is left out of its panel.
         keys: full names.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, whatever the user's settings
     from matplotlib.figure import Figure
 
     # the same metric after epochs and after iterations has no common axis
@@ -131,10 +128,9 @@ def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(6 * columns, 4 * rows), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax, (key, unit) in zip(axes, panels):
-        for number, (run, label) in enumerate(zip(runs, _labels(runs))):
+        for number, (run, label) in enumerate(zip(runs, labels(runs))):
             curve = run.curves.get(key)
             if curve is not None and curve.unit == unit:
                 few = len(curve.steps) <= 30
@@ -144,43 +140,13 @@ def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
         ax.legend(fontsize='small')
     for ax in axes[len(panels):]:
         ax.set_axis_off()
-    with whole_file(path) as partial:
-        metadata = {'.png': {'Software': None}, '.pdf': {'CreationDate': None}, '.svg': {'Date': None}}[path.suffix]
-        figure.savefig(partial, format=path.suffix[1:], dpi=120, metadata=metadata)
+    save_figure(figure, path)
 
 
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    """`tools/analysis/plot_logs.py`.
-
-    Args:
-        argv: arguments of the command line, by default those of this process.
-
-    Raises:
-        SystemExit: a fault that the user can mend, as one sentence.
-    """
-    args = parse_args(argv)
-    with one_sentence():
-        check_out_file(args.out, _SUFFIXES, args.force)
-        runs = [read_run(path) for path in args.work_dirs]
-        keys = choose_keys(runs, args.keys)
-        plot_runs(args.out, runs, keys)
-        for run, label in zip(runs, _labels(runs)):
-            parts = [_last(key, run.curves[key]) if key in run.curves else f'no {key}' for key in keys]
-            print(f'{label}, {len(run.logs)} {"log" if len(run.logs) == 1 else "logs"}: {"; ".join(parts)}')
-        print(f'{args.out}: {", ".join(keys)} of {len(runs)} {"run" if len(runs) == 1 else "runs"}')
-
-
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Draw losses and metrics of trainings. The logs of a resumed training are '
-                                     'joined; what it did again replaces what it had done before.')
-    parser.add_argument('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help='work folder of a training')
-    parser.add_argument('--keys', nargs='+',
-                        help='what to draw, by names of the logs such as loss, lr, mIoU, bbox_mAP; by default the loss and the '
-                        'usual metrics')
-    parser.add_argument('--out', type=Path, default=Path('curves.png'),
-                        help=f'file to write, {", ".join(_SUFFIXES)} (default: %(default)s)')
-    parser.add_argument('--force', action='store_true', help='overwrite the file')
-    return parser.parse_args(argv)
+def labels(runs: Sequence[Run]) -> Tuple[str, ...]:
+    """Names of the runs; numbered where two are the same."""
+    names = [run.name for run in runs]
+    return tuple(f'{name} ({names[:i].count(name) + 1})' if names.count(name) > 1 else name for i, name in enumerate(names))
 
 
 def _read_log(path: Path) -> Iterator[_Line]:
@@ -225,13 +191,3 @@ def _curves(lines: Sequence[_Line]) -> Dict[str, Curve]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _last(key: str, curve: Curve) -> str:
-    return f'{key} {curve.values[-1]:.4g} at {curve.unit} {curve.steps[-1]}'
-
-
-def _labels(runs: Sequence[Run]) -> Tuple[str, ...]:
-    """Names of the runs; numbered where two are the same."""
-    names = [run.name for run in runs]
-    return tuple(f'{name} ({names[:i].count(name) + 1})' if names.count(name) > 1 else name for i, name in enumerate(names))

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from hybrid_mm.layers import ParC2d, SelfOptimalTransport, optimal_transport
+from hybrid_mm.layers import ParC2d, SelfOptimalTransport
+from hybrid_mm.layers.transport import plain, sinkhorn
 
 from .mac_formulae import FORMULAE, MOVES, PRODUCTS, aten
 
@@ -157,9 +158,10 @@ def counting(parts: Dict[str, nn.Module], image: Tensor) -> Iterator[MacCounter]
                 stack.enter_context(_replaced(module, 'backend', 'direct'))
         for module in transports:
             stack.enter_context(_replaced(module, 'backend', 'plain'))  # the fused kernels do the same, unseen
-        for name in ('_times_rows', '_times_columns'):  # sums of the plan's rows and columns
-            product = _of_kind(counter, 'Sinkhorn', getattr(optimal_transport, name))
-            stack.enter_context(_replaced(optimal_transport, name, product))
+        for name in ('times_rows', 'times_columns'):  # sums of the plan's rows and columns
+            product = _of_kind(counter, 'Sinkhorn', getattr(sinkhorn, name))
+            for module in (sinkhorn, plain):
+                stack.enter_context(_replaced(module, name, product))
         _enter_mmcv(stack, counter)
         stack.enter_context(torch.inference_mode())
         stack.enter_context(counter)

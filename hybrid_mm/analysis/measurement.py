@@ -44,7 +44,7 @@ def in_turn(steps: Dict[str, Step], rounds: int, at_least: float = 0., done: Opt
     """Seconds of each step in each round, one step after the other within a round, so that the machine's moods hit all
     alike and ratios hold. One round before these warms up and does not count. `done` is called behind each step, outside of
     its time."""
-    times = {name: [] for name in steps}
+    times: Dict[str, List[float]] = {name: [] for name in steps}
     for i in range(rounds + 1):
         for name, step in steps.items():
             taken = seconds(step, at_least if i else 0.)

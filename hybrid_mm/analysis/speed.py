@@ -17,6 +17,7 @@ import math
 import statistics
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -24,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_mm.errors import SetupError
-from hybrid_mm.engine.progress import Progress
+from hybrid_mm.networks import build_model
 
-from .complexity import NUM_BOXES, aligned, build_model, data_samples, image_shape, run_network
+from .complexity import NUM_BOXES, aligned, data_samples, image_shape, run_network
 from .measurement import Step, in_turn, peak_bytes, run, seconds
 
 _PERCENTILES = (50, 90, 99)
@@ -114,17 +115,19 @@ def table(speeds: Sequence[Speed]) -> str:
     return '\n'.join([head, '-' * len(head), *rows])
 
 
-def measure(cfgs: Dict[str, Any], settings: Settings) -> List[Speed]:
-    """Build the networks, run each once, then measure them in turn. Shows a progress bar.
+def measure(cfgs: Dict[str, Any], settings: Settings, progress: Optional[Callable[[str, int], ContextManager]] = None) -> List[Speed]:
+    """Build the networks, run each once, then measure them in turn.
 
     Args:
         cfgs: name -> config of a detector, segmentor or classifier, with ``default_scope`` and ``model``.
         settings: how.
+        progress: shows how far it is, such as `hybrid_mm.progress.Progress`.
 
     Raises:
         SetupError: a network cannot run like this; nothing was measured then.
     """
     from mmengine.registry import DefaultScope
+    progress = progress or _silent
     shapes = {name: (settings.batch_size, *image_shape(cfg, settings.shape)[1:]) for name, cfg in cfgs.items()}
     if settings.device == 'cpu':
         torch.set_flush_denormal(True)  # where there is a GPU `compat.flush_denormals` leaves it off
@@ -132,7 +135,7 @@ def measure(cfgs: Dict[str, Any], settings: Settings) -> List[Speed]:
     current_gpu = torch.cuda.device(settings.device) if settings.device.startswith('cuda') else nullcontext()
     steps, sizes, one_round = {}, {}, 0.
     with current_gpu, DefaultScope.overwrite_default_scope(scope):
-        with Progress('networks', len(cfgs)) as progress:
+        with progress('networks', len(cfgs)) as done:
             for name, cfg in cfgs.items():
                 with _explained(name, settings):
                     model = _build(cfg, settings)
@@ -142,16 +145,21 @@ def measure(cfgs: Dict[str, Any], settings: Settings) -> List[Speed]:
                     sizes[name] = (sum(p.numel() for p in model.parameters()), sum(w.nbytes for w in weights),
                                    peak_bytes(step, settings.device))
                     one_round += seconds(step) if settings.rounds is None else 0.
-                progress.advance()
+                done.advance()
         rounds = settings.rounds
         if rounds is None:
             fewest, most = _ROUNDS
             rounds = math.ceil(min(most, max(fewest, settings.seconds * len(cfgs) / one_round)))
-        with Progress('runs', len(cfgs) * (rounds + 1)) as progress:
-            times = in_turn(steps, rounds, done=progress.advance)
+        with progress('runs', len(cfgs) * (rounds + 1)) as done:
+            times = in_turn(steps, rounds, done=done.advance)
     first = next(iter(times.values()))
     return [Speed(name, shapes[name][2:], settings.batch_size, *sizes[name], own,
                   statistics.median(there / here for there, here in zip(first, own))) for name, own in times.items()]
+
+
+@contextmanager
+def _silent(name: str, total: int) -> Iterator[Any]:
+    yield SimpleNamespace(advance=lambda: None)
 
 
 def find_dtype(device: str, name: Optional[str] = None) -> torch.dtype:
@@ -173,10 +181,8 @@ def find_dtype(device: str, name: Optional[str] = None) -> torch.dtype:
 def _build(cfg: Any, settings: Settings) -> nn.Module:
     """The network of a config, or its backbone, on the device."""
     from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import DefaultScope
     torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = build_model(cfg, 'cpu')
+    model = build_model(cfg)
     # as the runner does in a single process; a CPU has no SyncBN
     model = revert_sync_batchnorm(model).to(settings.device).train(settings.train)
     if settings.backbone or settings.compile or settings.channels_last:

@@ -1,21 +1,40 @@
 """What all backbones share: argument checks, freezing, checkpointing, layer depths and the form of the outputs."""
+import functools
 import itertools
-from contextlib import contextmanager, nullcontext
-from typing import Dict, Hashable, Iterator, List, Optional, Sequence, Tuple, Union
+from contextlib import nullcontext
+from numbers import Integral
+from typing import Any, Callable, Dict, Hashable, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
-from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from hybrid_mm.layers.tracing import is_traced
+
+from .norms import build_norm
+
+InitCfg = Union[dict, List[dict], None]
+
+# memory_format='auto': device -> dtypes for which maps run in channels_last; for all others, and on all other devices, they are
+# contiguous. On CPUs channels_last was the faster for all families. On CUDA nothing was measured, this is a guess: others
+# report 0.48 to 1.9 times the speed, with gains in half precision alone, and losses in float32 and in depthwise convolutions.
+_CHANNELS_LAST = {
+    'cpu': (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    'meta': (torch.float32, torch.float64, torch.bfloat16, torch.float16),  # stands for a CPU, to count operations
+    'cuda': (torch.bfloat16, torch.float16),
+}
+_MEMORY_FORMATS = dict(channels_last=torch.channels_last, contiguous=torch.contiguous_format)
 
 
 class BaseBackbone(BaseModule):
     """A stem and a pyramid of stages at strides 4, 8, 16, 32, a subclass's to build.
 
-    A subclass sets `arch_settings`, and in its constructor, after this one, builds ``stem``, ``downsamples`` (one before
-    each stage) and ``stages`` (a list of blocks each), then calls `finish`.
+    A subclass sets `arch_settings`, and its constructor, after this one, builds ``stem``, ``downsamples`` (one before each
+    stage) and ``stages`` (a list of blocks each), the latter two with `build_stages` or by itself. Where ``settings`` has no
+    ``channels``, it also sets ``stage_channels``. Behind the constructor this class adds output norms and freezes what is to
+    be frozen; the subclass calls nothing for it.
 
     Args:
         arch: name of a row of ``arch_settings``, or a dict with the same keys.
@@ -25,18 +44,33 @@ class BaseBackbone(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. Frozen parts stay in evaluation mode.
         norm_eval: keep BatchNorm layers in evaluation mode during training.
         out_norm: put a norm on each returned map. Off in the released networks; it helps when training starts from scratch.
-        norm_cfg: norm layer, as mmcv's ``build_norm_layer`` takes it: BN, SyncBN, GN.
+        norm_cfg: norm layer, see `build_norm`: BN, SyncBN, GN.
         drop_path_rate: stochastic depth rate of the last block, rising linearly from 0 at the first.
         with_cp: recompute the blocks in the backward pass to save memory.
-        init_cfg: initialiser; by default truncated normal weights of std 0.02, as the releases. Use
-            ``dict(type='hybrid_mm.Released', checkpoint=...)`` for the authors' weights.
+        memory_format: of the image in front of the stem, and so of the maps inside, as far as layers do not set their own
+            (LayerNorm gives channels_last): ``'channels_last'``, ``'contiguous'``, or ``'auto'``, which chooses by device and
+            dtype: channels_last on CPUs, where it was measured, and on CUDA in half precision, a guess; else contiguous. The
+            outputs are the same, and contiguous, in each.
+        init_cfg: initialiser; None for the family's own start, see ``default_init_cfg``. Use
+            ``dict(type='hybrid_mm.Released', checkpoint=...)`` for the authors' weights. mmengine's ``Pretrained``, which takes
+            whatever of a file fits, stands for it too: a file that does not fit is an error.
+
+    Attributes:
+        out_channels: channels of the returned maps.
 
     Raises:
         ValueError: an argument is outside of what is allowed; the message names both.
+        TypeError: the constructor of a subclass leaves out a part.
     """
 
     arch_settings: Dict[Hashable, dict] = {}
     arch_name = 'arch'  # what the subclass calls the name of a row
+    default_init_cfg: InitCfg = dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=0.02, bias=0.)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if '__init__' in vars(cls):
+            cls.__init__ = _completing(cls.__init__)
 
     def __init__(self,
                  arch: Union[Hashable, dict],
@@ -48,16 +82,20 @@ class BaseBackbone(BaseModule):
                  out_norm: bool = False,
                  drop_path_rate: float = 0.,
                  with_cp: bool = False,
-                 init_cfg: Union[dict, List[dict], None] = None) -> None:
-        super().__init__(init_cfg or dict(type='TruncNormal', layer=['Conv2d', 'Linear'], std=0.02, bias=0.))
+                 memory_format: str = 'auto',
+                 init_cfg: InitCfg = None) -> None:
+        super().__init__(_load_strictly(init_cfg or self.default_init_cfg))
         self.settings = self._parse_arch(arch)
         self.depths = tuple(self.settings['depths'])
+        self.stage_channels: Optional[Sequence[int]] = self.settings.get('channels')
         num_stages = len(self.depths)
         self.out_indices = _check_out_indices(out_indices, num_stages)
-        if not -1 <= frozen_stages <= num_stages:
+        if not is_whole(frozen_stages) or not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'frozen_stages={frozen_stages} is not allowed; choose from -1 (none) to {num_stages} (all)')
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate={drop_path_rate} is not allowed; choose from 0 to below 1')
+        if memory_format not in ('auto', *_MEMORY_FORMATS):
+            raise ValueError(f'memory_format={memory_format!r} is unknown; choose from auto, {", ".join(_MEMORY_FORMATS)}')
         self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -65,10 +103,11 @@ class BaseBackbone(BaseModule):
         self.norm_cfg = norm_cfg
         self.drop_path_rate = drop_path_rate
         self.with_cp = with_cp
+        self.memory_format = memory_format
 
     def norm_layer(self, channels: int) -> nn.Module:
         """A norm over ``channels`` as ``norm_cfg`` says."""
-        return build_norm_layer(self.norm_cfg, channels)[1]
+        return build_norm(self.norm_cfg, channels)
 
     def drop_path_rates(self) -> List[List[float]]:
         """Stochastic depth rate of each block, by stage."""
@@ -76,54 +115,28 @@ class BaseBackbone(BaseModule):
         number = itertools.count()
         return [[step * next(number) for _ in range(depth)] for depth in self.depths]
 
-    def finish(self, channels: Sequence[int]) -> None:
-        """Add output norms and freeze what is to be frozen, once stem, downsamples and stages stand.
+    def build_stages(self,
+                     block: Callable[[int, int, float], nn.Module],
+                     downsample: Optional[Callable[[int], nn.Module]] = None) -> None:
+        """Build ``downsamples`` and ``stages``, in the order in which data flows.
 
         Args:
-            channels: channels of each stage.
+            block: makes block j of stage i from (i, j, stochastic depth rate).
+            downsample: makes from i, 1 or more, what stands before stage i; None if nothing does.
         """
-        self.out_channels: Tuple[int, ...] = tuple(channels[i] for i in self.out_indices)
-        self.out_norms = nn.ModuleList(
-            self.norm_layer(c) if self.out_norm and i in self.out_indices else nn.Identity()
-            for i, c in enumerate(channels))
-        used = max(self.out_indices) + 1
-        unused = [*self.downsamples[used:], *self.stages[used:]]
-        for module in [*self._frozen_modules(), *unused]:  # distributed training reports parameters without gradient
-            module.requires_grad_(False)
-        self.train()  # frozen parts go to evaluation mode
+        self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()
+        for i, rates in enumerate(self.drop_path_rates()):
+            self.downsamples.append(downsample(i) if downsample and i else nn.Identity())
+            self.stages.append(nn.ModuleList(block(i, j, rate) for j, rate in enumerate(rates)))
+
+    def finish(self, channels: Sequence[int]) -> None:
+        """What subclasses written for version 0.1 call at the end of their constructor; the channels of each stage."""
+        self.stage_channels = channels
+        self._complete()
 
     def stage_stride(self, index: int) -> int:
         """Stride of the maps of a stage; a subclass with a stage that does not halve its maps overrides this."""
         return 4 * 2**index
-
-    def enter(self, x: Tensor) -> Tensor:
-        """The image batch (B, in_channels, H, W) as the stem takes it: channels_last, the fast path on CPU and GPU.
-
-        Raises:
-            ValueError: the image is smaller than the stride of the last stage that runs.
-        """
-        stride = self.stage_stride(max(self.out_indices))
-        if x.shape[2] < stride or x.shape[3] < stride:
-            raise ValueError(f'the image has {x.shape[2]}x{x.shape[3]} pixels, less than the stride of {stride} of '
-                             f'{type(self).__name__}; give at least {stride}x{stride} pixels')
-        return x.contiguous(memory_format=torch.channels_last)
-
-    def run(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        """The blocks of a stage one after the other, recomputed in the backward pass if ``with_cp``."""
-        for block in blocks:
-            if self.with_cp and self.training and torch.is_grad_enabled():
-                contexts = nullcontext(), _fixed_running_statistics(block)
-                x = checkpoint(block, x, use_reentrant=False, context_fn=lambda contexts=contexts: contexts)
-            else:
-                x = block(x)
-        return x
-
-    def leave(self, maps: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-        """The maps of the stages that ran, as the neck takes them: one for each out index, normed if asked, contiguous.
-
-        mmcv's RoIAlign reads a channels_last map as if it were contiguous, without an error.
-        """
-        return tuple(self.out_norms[i](maps[i]).contiguous() for i in self.out_indices)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Image batch to feature maps.
@@ -134,12 +147,39 @@ class BaseBackbone(BaseModule):
         Returns:
             One contiguous map (B, C_i, ceil(H/s_i), ceil(W/s_i)) for each out index, s_i = 4, 8, 16, 32.
         """
-        x = self.stem(self.enter(x))
+        x = self.stem(self.prepare_image(x))
         maps = []
         for downsample, blocks in zip(self.downsamples[:max(self.out_indices) + 1], self.stages):
-            x = self.run(blocks, downsample(x))
+            x = self.run_blocks(blocks, downsample(x))
             maps.append(x)
-        return self.leave(maps)
+        return self.collect_outputs(maps)
+
+    def prepare_image(self, x: Tensor) -> Tensor:
+        """The image batch (B, in_channels, H, W) as the stem takes it, in the memory format of the maps.
+
+        Raises:
+            ValueError: the image is smaller than the stride of the last stage that runs.
+        """
+        stride = self.stage_stride(max(self.out_indices))
+        if x.shape[2] < stride or x.shape[3] < stride:
+            raise ValueError(f'the image has {x.shape[2]}x{x.shape[3]} pixels, less than the stride of {stride} of '
+                             f'{type(self).__name__}; give at least {stride}x{stride} pixels')
+        return x.contiguous(memory_format=_MEMORY_FORMATS[
+            _choose_format(x) if self.memory_format == 'auto' else self.memory_format])
+
+    def run_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+        """The blocks of a stage one after the other, recomputed in the backward pass if ``with_cp``."""
+        recomputes = self.with_cp and self.training and torch.is_grad_enabled()
+        for block in blocks:
+            x = _recompute_in_backward(block, x) if recomputes else block(x)
+        return x
+
+    def collect_outputs(self, maps: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        """The maps of the stages that ran, as the neck takes them: one for each out index, normed if asked, contiguous.
+
+        mmcv's RoIAlign reads a channels_last map as if it were contiguous, without an error.
+        """
+        return tuple(self.out_norms[i](maps[i]).contiguous() for i in self.out_indices)
 
     def train(self, mode: bool = True) -> 'BaseBackbone':
         super().train(mode)
@@ -177,6 +217,19 @@ class BaseBackbone(BaseModule):
         block = {'downsamples': 0, 'out_norms': self.depths[stage] - 1}.get(part)
         return before + (int(rest[1]) if block is None else block) + 1, num_layers
 
+    def _complete(self) -> None:
+        """Add output norms and freeze what is to be frozen; runs behind each constructor."""
+        self.out_channels: Tuple[int, ...] = tuple(self.stage_channels[i] for i in self.out_indices)
+        if not hasattr(self, 'out_norms'):
+            self.out_norms = nn.ModuleList(
+                self.norm_layer(c) if self.out_norm and i in self.out_indices else nn.Identity()
+                for i, c in enumerate(self.stage_channels))
+        used = max(self.out_indices) + 1
+        unused = [*self.downsamples[used:], *self.stages[used:]]
+        for module in [*self._frozen_modules(), *unused]:  # distributed training reports parameters without gradient
+            module.requires_grad_(False)
+        self.train(self.training)  # frozen parts go to evaluation mode
+
     def _frozen_modules(self) -> List[nn.Module]:
         if self.frozen_stages < 0:
             return []
@@ -198,14 +251,9 @@ class BaseBackbone(BaseModule):
         return arch
 
 
-def _check_out_indices(out_indices: Sequence[int], num_stages: int) -> Tuple[int, ...]:
-    if isinstance(out_indices, int):
-        out_indices = (out_indices, )
-    bad = [i for i in out_indices if not -num_stages <= i < num_stages]
-    if bad or not out_indices:
-        raise ValueError(f'out_indices={tuple(out_indices)} is not allowed; choose one or more from {-num_stages} to '
-                         f'{num_stages - 1}')
-    return tuple(i % num_stages for i in out_indices)
+def is_whole(number: Any) -> bool:
+    """Whether this is a whole number, which True and 2.0 are not."""
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def parse_insert_locations(insert_locations: Sequence[int], depths: Sequence[int]) -> Tuple[int, ...]:
@@ -220,22 +268,76 @@ def parse_insert_locations(insert_locations: Sequence[int], depths: Sequence[int
     """
     if isinstance(insert_locations, (tuple, list)) and not insert_locations:
         return tuple(depths)
-    if not isinstance(insert_locations, (tuple, list)) or len(insert_locations) != len(depths) or min(insert_locations) < 0:
+    if not isinstance(insert_locations, (tuple, list)) or len(insert_locations) != len(depths) or not all(
+            is_whole(location) and location >= 0 for location in insert_locations):
         raise ValueError(f'insert_locations={insert_locations!r} is not allowed; give {len(depths)} indices, 0 or more, '
                          'of the first ParC block of each stage, or () for none')
     return tuple(min(location, depth) for location, depth in zip(insert_locations, depths))
 
 
-@contextmanager
-def _fixed_running_statistics(block: nn.Module) -> Iterator[None]:
-    """BatchNorm layers use batch statistics and leave the running ones alone: a recomputed block must not count twice."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta):
+def _check_out_indices(out_indices: Sequence[int], num_stages: int) -> Tuple[int, ...]:
+    out_indices = tuple(out_indices) if isinstance(out_indices, Iterable) else (out_indices, )
+    if not out_indices or not all(is_whole(i) and -num_stages <= i < num_stages for i in out_indices):
+        raise ValueError(f'out_indices={out_indices} is not allowed; choose one or more from {-num_stages} to {num_stages - 1}')
+    return tuple(i % num_stages for i in out_indices)
+
+
+def _completing(constructor: Callable[..., None]) -> Callable[..., None]:
+    """A constructor of a subclass, behind which the backbone is complete; one that calls another's builds on a complete one."""
+
+    @functools.wraps(constructor)
+    def construct(self: BaseBackbone, *args: Any, **kwargs: Any) -> None:
+        constructor(self, *args, **kwargs)
+        missing = [name for name in ('stem', 'downsamples', 'stages', 'stage_channels') if getattr(self, name, None) is None]
+        if not missing:
+            self._complete()
+        elif type(self).__init__ is construct:
+            raise TypeError(f'the constructor of {type(self).__name__} leaves out {", ".join(missing)}; see BaseBackbone')
+
+    return construct
+
+
+def _load_strictly(init_cfg: InitCfg) -> InitCfg:
+    """With mmengine's ``Pretrained`` replaced, and last, as mmengine runs it."""
+
+    def is_file(cfg: dict) -> bool:
+        return cfg.get('type') in ('Pretrained', 'mmengine.Pretrained', PretrainedInit)
+
+    def strict(cfg: dict) -> dict:
+        given = {key: cfg[key] for key in ('checkpoint', 'prefix') if cfg.get(key) is not None}
+        return dict(type='hybrid_mm.Released', **given) if is_file(cfg) else cfg
+
+    return strict(init_cfg) if isinstance(init_cfg, dict) else [strict(cfg) for cfg in sorted(init_cfg, key=is_file)]
+
+
+def _choose_format(x: Tensor) -> str:
+    """A name of `_MEMORY_FORMATS` for an image, by its device and the dtype in which convolutions run."""
+    dtype = torch.get_autocast_gpu_dtype() if x.is_cuda and torch.is_autocast_enabled() else x.dtype
+    return 'channels_last' if dtype in _CHANNELS_LAST.get(x.device.type, ()) else 'contiguous'
+
+
+def _recompute_in_backward(block: nn.Module, x: Tensor) -> Tensor:
+    if is_traced():  # a compiler recomputes without writing statistics again, and does not see through contexts
+        return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _FixedRunningStatistics(block)))
+
+
+class _FixedRunningStatistics:
+    """BatchNorm layers use batch statistics and leave the running ones alone: a recomputed block must not count twice.
+
+    A context that is entered as often as there are backward passes over one graph.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+
+    def __enter__(self) -> None:
+        norms = (m for m in self.block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training)
+        self.momenta = [(norm, norm.momentum) for norm in norms]
+        for norm, _ in self.momenta:
+            norm.momentum = 0.
+
+    def __exit__(self, *error: Any) -> None:
+        for norm, momentum in self.momenta:
             norm.momentum = momentum
             norm.num_batches_tracked -= 1

@@ -1,21 +1,23 @@
 """GLiT: a plain vision transformer whose blocks split their channels between attention and convolution (arXiv 2107.02960)."""
-from typing import Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import Callable, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from hybrid_mm.layers import GlobalLocal, GlobalLocalBlock, LayerNorm2d
+from hybrid_mm.layers import DropPath, GlobalLocal, GlobalLocalBlock, LayerNorm2d
+from hybrid_mm.layers.tracing import is_symbolic
 from hybrid_mm.registry import MODELS
 
-from .base import BaseBackbone
+from .base import BaseBackbone, is_whole
+from .norms import build_norm
 
 _PATCH_SIZE = 16
 _GRID = 14  # patches a side at 224 x 224 pixels
 _GROUPS = 3
 _NUM_STAGES = 4
+_GLOBAL_BLOCKS = 3, 6, 9, 11  # of the published 12
 _ROW = '(G, L, K, E, d_k, d_z)'
 
 # The architecture that the authors' search found. What a block does not have is None.
@@ -63,7 +65,7 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]
         rows, cols = (H + _PATCH_SIZE - 1) // _PATCH_SIZE, (W + _PATCH_SIZE - 1) // _PATCH_SIZE
-        if _is_open(H, W) or (rows * _PATCH_SIZE, cols * _PATCH_SIZE) != (H, W):
+        if is_symbolic(H, W) or (rows * _PATCH_SIZE, cols * _PATCH_SIZE) != (H, W):
             x = F.pad(x, (0, cols * _PATCH_SIZE - W, 0, rows * _PATCH_SIZE - H))
         x = self.proj(x)
         x = x + self._patch_embed(rows, cols)
@@ -75,14 +77,9 @@ class PatchEmbedding(nn.Module):
     def _patch_embed(self, h: int, w: int) -> Tensor:
         """(1, D, h, w), channels_last."""
         embed = self.pos_embed[:, -_GRID**2:].unflatten(1, (_GRID, _GRID)).permute(0, 3, 1, 2)
-        if not _is_open(h, w) and (h, w) == (_GRID, _GRID):
+        if not is_symbolic(h, w) and (h, w) == (_GRID, _GRID):
             return embed
         return F.interpolate(embed, (h, w), mode='bicubic', align_corners=False)
-
-
-def _is_open(h: int, w: int) -> bool:
-    """Whether torch is exporting a graph for all sizes, in which no branch may depend on one."""
-    return isinstance(h, torch.SymInt) or isinstance(w, torch.SymInt)
 
 
 @MODELS.register_module()
@@ -112,13 +109,13 @@ class GLiT(BaseBackbone):
             the width of queries, keys and values, and d_z, over D, that of the MLP. What a block does not have is not read.
         mode: ``'dense'`` or ``'image'``.
         window_size: side of the windows, in patches; dense mode alone.
-        global_blocks: blocks whose attention reaches the whole map, counted from 0, or ``'all'``; dense mode alone. A block
-            without attention may be among them.
+        global_blocks: blocks whose attention reaches the whole map, counted from 0, or ``'all'``; a block without attention may
+            be among them. None: of 12 blocks 3, 6, 9 and 11; of another number the last of each stage. Read in dense mode alone.
         out_indices: stages whose outputs are returned; by default all in dense mode, the last in image mode.
         norm_cfg: norm layer inside the convolutions; its statistics are over all tokens of the batch.
         out_norm: a LayerNorm on each output.
-        init_cfg: initialiser; by default as the release: truncated normal linear weights, position embeddings and class token,
-            std 0.02, and PyTorch's start for convolutions.
+        init_cfg: initialiser; None: as the release, truncated normal linear weights, position embeddings and class token, std
+            0.02, and PyTorch's start for convolutions.
         kwargs: see `BaseBackbone`.
 
     Raises:
@@ -132,36 +129,30 @@ class GLiT(BaseBackbone):
         'base':  dict(embed_dims=720, num_heads=12, blocks=_SEARCHED),
     }
     # yapf: enable
+    default_init_cfg = dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.)
 
     def __init__(self,
                  arch: Union[str, dict] = 'tiny',
                  mode: str = 'dense',
                  window_size: int = _GRID,
-                 global_blocks: Union[Sequence[int], str] = (3, 6, 9, 11),
+                 global_blocks: Union[Sequence[int], str, None] = None,
                  out_indices: Optional[Sequence[int]] = None,
                  norm_cfg: dict = dict(type='BN'),
                  out_norm: bool = True,
-                 init_cfg: Union[dict, list, None] = None,
                  **kwargs) -> None:
         if mode not in ('dense', 'image'):
             raise ValueError(f"mode={mode!r} is unknown; choose from 'dense', 'image'")
         if out_indices is None:
             out_indices = range(_NUM_STAGES) if mode == 'dense' else (_NUM_STAGES - 1, )
-        if init_cfg is None:
-            init_cfg = dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.)
-        super().__init__(arch, norm_cfg, out_indices=out_indices, out_norm=out_norm, init_cfg=init_cfg, **kwargs)
+        super().__init__(arch, norm_cfg, out_indices=out_indices, out_norm=out_norm, **kwargs)
         self.mode = mode
         self.window_size = window_size
-        self.global_blocks = _parse_global_blocks(global_blocks, sum(self.depths))
+        self.global_blocks = _parse_global_blocks(global_blocks, sum(self.depths)) if mode == 'dense' else ()
         embed_dims = self.settings['embed_dims']
+        self.stage_channels = [embed_dims] * _NUM_STAGES
 
         self.stem = PatchEmbedding(self.in_channels, embed_dims, class_token=mode == 'image')
-        self.downsamples = nn.ModuleList(nn.Identity() for _ in self.depths)  # one scale
-        self.stages = nn.ModuleList()
-        numbers = iter(range(sum(self.depths)))
-        for rates in self.drop_path_rates():
-            self.stages.append(nn.ModuleList(self._block(next(numbers), rate) for rate in rates))
-        self.finish([embed_dims] * _NUM_STAGES)
+        self.build_stages(self._block)  # without downsamplings: one scale
 
     def norm_layer(self, channels: int) -> nn.Module:
         """A LayerNorm on an output; ``norm_cfg`` is for the convolutions."""
@@ -170,30 +161,21 @@ class GLiT(BaseBackbone):
     def stage_stride(self, index: int) -> int:
         return _PATCH_SIZE
 
-    def leave(self, maps: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    def collect_outputs(self, maps: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if self.mode == 'dense':
-            return super().leave(maps)
+            return super().collect_outputs(maps)
         return tuple(self.out_norms[i](maps[i])[:, 0].contiguous() for i in self.out_indices)  # (B, 1 + h*w, D) -> (B, D)
 
-    def _block(self, number: int, drop_path_rate: float) -> GlobalLocalBlock:
-        global_groups, local_groups, kernel_size, expansion, qk_ratio, mlp_ratio = self.settings['blocks'][number]
-        embed_dims = self.settings['embed_dims']
-        try:
-            mixer = GlobalLocal(
-                embed_dims,
-                self.settings['num_heads'],
-                global_groups,
-                local_groups,
-                kernel_size,
-                expansion,
-                qk_ratio,
-                self.window_size,
-                attend_globally=number in self.global_blocks,
-                norm_layer=lambda channels: build_norm_layer(self.norm_cfg, channels)[1])
-            drop_path = DropPath(drop_path_rate) if drop_path_rate else None
-            return GlobalLocalBlock(mixer, embed_dims, mlp_ratio, drop_path)
-        except ValueError as error:
-            raise ValueError(f'block {number}, {_ROW} = {tuple(self.settings["blocks"][number])}: {error}') from None
+    def _block(self, stage: int, place: int, drop_path_rate: float) -> nn.Module:
+        number = sum(self.depths[:stage]) + place
+        return self._block_maker(number, drop_path_rate)(self.settings['blocks'][number])
+
+    def _block_maker(self, number: int, drop_path_rate: float) -> Callable[[Sequence], GlobalLocalBlock]:
+        """What makes block ``number`` from its row."""
+        return partial(
+            build_block, number=number, embed_dims=self.settings['embed_dims'], num_heads=self.settings['num_heads'],
+            window_size=self.window_size, attend_globally=number in self.global_blocks, norm_cfg=self.norm_cfg,
+            drop_path_rate=drop_path_rate)
 
     def _parse_arch(self, arch: Union[str, dict]) -> dict:
         settings = super()._parse_arch(arch)
@@ -212,9 +194,33 @@ class GLiT(BaseBackbone):
         return dict(settings, depths=(len(blocks) // _NUM_STAGES, ) * _NUM_STAGES)
 
 
-def _parse_global_blocks(global_blocks: Union[Sequence[int], str], num_blocks: int) -> Tuple[int, ...]:
+def build_block(row: Sequence, number: int, embed_dims: int, num_heads: int, window_size: int, attend_globally: bool, norm_cfg: dict,
+                drop_path_rate: float) -> GlobalLocalBlock:
+    """A block from its row (G, L, K, E, d_k, d_z).
+
+    Args:
+        number: of the block, for errors.
+        norm_cfg: norm inside the convolution.
+        embed_dims, num_heads, window_size, attend_globally: see `GlobalLocal`.
+
+    Raises:
+        ValueError: the row is outside of what is allowed.
+    """
+    global_groups, local_groups, kernel_size, expansion, qk_ratio, mlp_ratio = row
+    try:
+        mixer = GlobalLocal(embed_dims, num_heads, global_groups, local_groups, kernel_size, expansion, qk_ratio, window_size,
+                            attend_globally, norm_layer=partial(build_norm, norm_cfg))
+        return GlobalLocalBlock(mixer, embed_dims, mlp_ratio, DropPath(drop_path_rate))
+    except ValueError as error:
+        raise ValueError(f'block {number}, {_ROW} = {tuple(row)}: {error}') from None
+
+
+def _parse_global_blocks(global_blocks: Union[Sequence[int], str, None], num_blocks: int) -> Tuple[int, ...]:
+    if global_blocks is None:
+        length = num_blocks // _NUM_STAGES
+        return _GLOBAL_BLOCKS if num_blocks == 12 else tuple(range(length - 1, num_blocks, length))
     if global_blocks == 'all':
         return tuple(range(num_blocks))
-    if isinstance(global_blocks, str) or any(number not in range(num_blocks) for number in global_blocks):
+    if isinstance(global_blocks, str) or not all(is_whole(number) and 0 <= number < num_blocks for number in global_blocks):
         raise ValueError(f"global_blocks={global_blocks!r} is not allowed; choose from 0 to {num_blocks - 1}, or 'all'")
     return tuple(global_blocks)

@@ -44,20 +44,16 @@ class HATNet(BaseBackbone):
         s = self.settings
         channels = s['channels']
 
+        def downsample(i: int) -> nn.Module:
+            return ConvDownsampling(channels[i - 1], channels[i], self.norm_layer)
+
+        def block(i: int, j: int, drop_path_rate: float) -> nn.Module:
+            attn = HMHSA(channels[i], s['head_dim'], s['grid_sizes'][i], s['pool_ratios'][i], self.norm_layer)
+            # The release has a norm here that it never applies. Its weights are in the files and in the published
+            # parameter counts; without gradient, distributed training does not wait for one.
+            attn.proj_norm = self.norm_layer(channels[i]).requires_grad_(False)
+            irb = InvertedResidual(channels[i], s['expansions'][i], s['kernel_sizes'][i], self.norm_layer, pre_norm=True)
+            return TransCNNBlock(attn, irb, drop_path_rate)
+
         self.stem = conv_stem(self.in_channels, channels[0], self.norm_layer)
-        self.downsamples = nn.ModuleList([nn.Identity()])
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(self.drop_path_rates()):
-            if i > 0:
-                self.downsamples.append(ConvDownsampling(channels[i - 1], channels[i], self.norm_layer))
-            blocks = nn.ModuleList()
-            for rate in rates:
-                attn = HMHSA(channels[i], s['head_dim'], s['grid_sizes'][i], s['pool_ratios'][i], self.norm_layer)
-                # The release has a norm here that it never applies. Its weights are in the files and in the published
-                # parameter counts; without gradient, distributed training does not wait for one.
-                attn.proj_norm = self.norm_layer(channels[i]).requires_grad_(False)
-                irb = InvertedResidual(
-                    channels[i], s['expansions'][i], s['kernel_sizes'][i], self.norm_layer, pre_norm=True)
-                blocks.append(TransCNNBlock(attn, irb, rate))
-            self.stages.append(blocks)
-        self.finish(channels)
+        self.build_stages(block, downsample)

@@ -2,15 +2,12 @@
 from typing import Callable, Optional, Sequence, Union
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from hybrid_mm.layers import LayerNorm2d, ParCHW
+from hybrid_mm.layers import DropPath, LayerNorm2d, ParCHW
 from hybrid_mm.registry import MODELS
 
 from .base import BaseBackbone, parse_insert_locations
-
-MODELS.register_module('LN2d', module=LayerNorm2d)
 
 
 class ParCConvNeXtBlock(nn.Module):
@@ -40,7 +37,7 @@ class ParCConvNeXtBlock(nn.Module):
         self.act = nn.GELU()
         self.pwconv2 = nn.Linear(4 * channels, channels)
         self.gamma = nn.Parameter(torch.full((channels, ), layer_scale_init_value)) if layer_scale_init_value else None
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
@@ -94,18 +91,12 @@ class ParCConvNeXt(BaseBackbone):
             insert_locations = (*self.depths[:2], *(2 * depth // 3 for depth in self.depths[2:]))
         locations = parse_insert_locations(insert_locations, self.depths)
 
-        self.stem = nn.Sequential(
-            nn.Conv2d(self.in_channels, channels[0], 4, stride=4), self.norm_layer(channels[0]))
-        self.downsamples = nn.ModuleList([nn.Identity()])
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(self.drop_path_rates()):
-            if i > 0:
-                self.downsamples.append(
-                    nn.Sequential(
-                        self.norm_layer(channels[i - 1]), nn.Conv2d(channels[i - 1], channels[i], 2, stride=2)))
-            blocks = nn.ModuleList()
-            for j, rate in enumerate(rates):
-                mixer = ParCHW(channels[i], 56 // 2**i, backend=backend) if j >= locations[i] else None
-                blocks.append(ParCConvNeXtBlock(channels[i], self.norm_layer, layer_scale_init_value, mixer, rate))
-            self.stages.append(blocks)
-        self.finish(channels)
+        def downsample(i: int) -> nn.Module:
+            return nn.Sequential(self.norm_layer(channels[i - 1]), nn.Conv2d(channels[i - 1], channels[i], 2, stride=2))
+
+        def block(i: int, j: int, drop_path_rate: float) -> nn.Module:
+            mixer = ParCHW(channels[i], 56 // 2**i, backend=backend) if j >= locations[i] else None
+            return ParCConvNeXtBlock(channels[i], self.norm_layer, layer_scale_init_value, mixer, drop_path_rate)
+
+        self.stem = nn.Sequential(nn.Conv2d(self.in_channels, channels[0], 4, stride=4), self.norm_layer(channels[0]))
+        self.build_stages(block, downsample)

@@ -1,10 +1,10 @@
 """MobileNetV2 whose later blocks see the whole map through ParC (arXiv 2210.04020)."""
+from functools import partial
 from typing import Callable, Sequence
 
-from mmcv.cnn.bricks import DropPath
 from torch import nn
 
-from hybrid_mm.layers import MobileInvertedResidual, ParCHW
+from hybrid_mm.layers import DropPath, MobileInvertedResidual, ParCHW
 from hybrid_mm.registry import MODELS
 
 from .base import BaseBackbone, parse_insert_locations
@@ -41,6 +41,7 @@ class ParCMobileNetV2(BaseBackbone):
         base_sizes=(112, 56, 28, 14, 14, 7, 7))
     arch_settings = {1.0: dict(depths=(2, 3, 7, 5))}  # blocks of a stage; the last of stage 4 is the 1x1 convolution
     arch_name = 'widen_factor'
+    default_init_cfg = dict(type='Kaiming', layer=['Conv2d', 'ParC2d'], mode='fan_out')
 
     def __init__(self,
                  widen_factor: float = 1.0,
@@ -50,16 +51,13 @@ class ParCMobileNetV2(BaseBackbone):
                  **kwargs) -> None:
         if not widen_factor > 0:
             raise ValueError(f'widen_factor={widen_factor} is not allowed; choose a number above 0')
-        kwargs.setdefault('init_cfg', [
-            dict(type='Kaiming', layer=['Conv2d', 'ParC2d'], mode='fan_out'),
-        ])
         super().__init__(self.arch_settings[1.0], norm_cfg, **kwargs)
         rows = self.rows
         locations = parse_insert_locations(insert_locations, rows['depths'])
         rates = iter([0., *(rate for stage in self.drop_path_rates() for rate in stage)])
 
         in_channels = _multiple_of_8(32 * widen_factor)
-        self.stem = nn.Sequential(conv_norm_act(self.in_channels, in_channels, 3, 2, self.norm_layer))
+        self.stem = nn.Sequential(conv_norm_act(self.in_channels, in_channels, 3, self.norm_layer, stride=2))
         self.downsamples = nn.ModuleList(nn.Identity() for _ in self.depths)  # the first block of a stage halves the map
         self.stages = nn.ModuleList(nn.ModuleList() for _ in self.depths)
         channels = []
@@ -71,26 +69,27 @@ class ParCMobileNetV2(BaseBackbone):
                 mixer = None
                 if j >= locations[row] and stride == 1:
                     mixer = ParCHW(
-                        in_channels * expansion,
-                        rows['base_sizes'][row],
-                        pos_embed=j == locations[row],
-                        backend=backend)
-                drop_path = DropPath(rate) if rate else None
+                        in_channels * expansion, rows['base_sizes'][row], pos_embed=j == locations[row], backend=backend)
                 parts.append(
                     MobileInvertedResidual(
-                        in_channels, out_channels, expansion, stride, self.norm_layer, mixer=mixer, drop_path=drop_path))
+                        in_channels, out_channels, expansion, stride, self.norm_layer, mixer=mixer, drop_path=DropPath(rate)))
                 in_channels = out_channels
             channels.append(out_channels)
         last = _multiple_of_8(1280 * max(widen_factor, 1.))
-        self.stages[3].append(conv_norm_act(in_channels, last, 1, 1, self.norm_layer))
-        self.finish((channels[1], channels[2], channels[4], last))
+        self.stages[3].append(conv_norm_act(in_channels, last, 1, self.norm_layer))
+        self.stage_channels = channels[1], channels[2], channels[4], last
 
 
-def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int, stride: int,
-                  norm_layer: Callable[[int], nn.Module]) -> nn.Sequential:
-    """Convolution, norm, ReLU6: (B, in_channels, H, W) -> (B, out_channels, ceil(H/stride), ceil(W/stride))."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(conv, norm_layer(out_channels), nn.ReLU6(inplace=True))
+def conv_norm_act(in_channels: int,
+                  out_channels: int,
+                  kernel_size: int,
+                  norm_layer: Callable[[int], nn.Module],
+                  act_layer: Callable[[], nn.Module] = partial(nn.ReLU6, inplace=True),
+                  stride: int = 1,
+                  groups: int = 1) -> nn.Sequential:
+    """Convolution, norm, activation: (B, in_channels, H, W) -> (B, out_channels, ceil(H/stride), ceil(W/stride))."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, norm_layer(out_channels), act_layer())
 
 
 def _multiple_of_8(channels: float) -> int:

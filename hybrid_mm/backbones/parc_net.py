@@ -3,14 +3,14 @@ import math
 from typing import Callable, List, Optional, Sequence, Union
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from hybrid_mm.layers import MobileInvertedResidual, MobileViTBlock, ParC2d
+from hybrid_mm.layers import DropPath, MobileInvertedResidual, MobileViTBlock, ParC2d
 from hybrid_mm.layers.parc import resize
 from hybrid_mm.registry import MODELS
 
 from .base import BaseBackbone, parse_insert_locations
+from .parc_mobilenet_v2 import conv_norm_act
 
 
 class AxisEmbedding(nn.Module):
@@ -156,12 +156,12 @@ class ParCFrame(nn.Module):
         groups = math.gcd(channels, width)
         self.concat = concat
         self.local = nn.Sequential(
-            conv_norm_act(channels, width, 3, norm_layer, groups=groups), nn.Conv2d(width, width, 1, bias=False))
+            conv_norm_act(channels, width, 3, norm_layer, nn.SiLU, groups=groups), nn.Conv2d(width, width, 1, bias=False))
         self.blocks = nn.Sequential(
             *(ParCNetBlock(width, base_size, n == 0, dropout, norm_layer, drop_path, backend) for n in range(depth)))
         self.norm = norm_layer(width)
-        self.project = conv_norm_act(width, channels, 1, norm_layer, groups=groups)
-        self.fuse = conv_norm_act(2 * channels if concat else channels, channels, 3, norm_layer)
+        self.project = conv_norm_act(width, channels, 1, norm_layer, nn.SiLU, groups=groups)
+        self.fuse = conv_norm_act(2 * channels if concat else channels, channels, 3, norm_layer, nn.SiLU)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.project(self.norm(self.blocks(self.local(x))))
@@ -225,17 +225,19 @@ class ParCNet(BaseBackbone):
             baseline_channels=(144, 216, 288, 432, 960), **_shared),
     }
 
+    default_init_cfg = [
+        dict(type='Kaiming', layer='Conv2d', mode='fan_out', distribution='normal'),
+        dict(type='TruncNormal', layer='Linear', std=0.02)
+    ]
+
     def __init__(self,
                  arch: Union[str, dict] = 's',
                  insert_locations: Sequence[int] = (2, 0, 0, 0),
                  dropout: float = 0.1,
                  backend: str = 'auto',
                  norm_cfg: dict = dict(type='BN'),
-                 init_cfg: Union[dict, List[dict], None] = None,
                  **kwargs) -> None:
-        super().__init__(arch, norm_cfg, init_cfg=init_cfg or [
-            dict(type='Kaiming', layer='Conv2d', mode='fan_out', distribution='normal'),
-            dict(type='TruncNormal', layer='Linear', std=0.02)], **kwargs)
+        super().__init__(arch, norm_cfg, **kwargs)
         if not 0 <= dropout < 1:
             raise ValueError(f'dropout={dropout} is not allowed; choose from 0 to below 1')
         s = self.settings
@@ -250,7 +252,7 @@ class ParCNet(BaseBackbone):
         channels = s['baseline_channels' if is_baseline else 'channels']
 
         self.stem = nn.Sequential(
-            conv_norm_act(self.in_channels, s['stem_channels'], s['stem_kernel_size'], self.norm_layer, stride=2),
+            conv_norm_act(self.in_channels, s['stem_channels'], s['stem_kernel_size'], self.norm_layer, nn.SiLU, stride=2),
             self._inverted_residual(s['stem_channels'], s['stem_out_channels']))
         self.downsamples = nn.ModuleList()
         self.stages = nn.ModuleList()
@@ -261,14 +263,14 @@ class ParCNet(BaseBackbone):
                 blocks = [self._inverted_residual(channels[i], channels[i], rate=rate) for rate in rates]
             elif locations[i] == 0:
                 blocks = [ParCFrame(channels[i], s['parc_channels'][i], s['parc_depths'][i], s['base_sizes'][i], s['concat'],
-                                    dropout, self.norm_layer, drop_path(rates[0]), backend)]
+                                    dropout, self.norm_layer, DropPath(rates[0]), backend)]
             else:
                 blocks = [MobileViTBlock(channels[i], s['transformer_channels'][i], s['transformer_depths'][i],
-                                         dropout=dropout, norm_layer=self.norm_layer, drop_path=drop_path(rates[0]))]
+                                         dropout=dropout, norm_layer=self.norm_layer, drop_path=DropPath(rates[0]))]
             self.stages.append(nn.ModuleList(blocks))
         self.downsamples.append(nn.Identity())
-        self.stages.append(nn.ModuleList([conv_norm_act(channels[3], channels[4], 1, self.norm_layer)]))
-        self.finish(channels)
+        self.stages.append(nn.ModuleList([conv_norm_act(channels[3], channels[4], 1, self.norm_layer, nn.SiLU)]))
+        self.stage_channels = channels
 
     def drop_path_rates(self) -> List[List[float]]:
         """Stochastic depth rate of each block, by stage; the last is a frame's: the convolution behind has no residual."""
@@ -284,20 +286,4 @@ class ParCNet(BaseBackbone):
                            rate: float = 0.) -> MobileInvertedResidual:
         return MobileInvertedResidual(
             in_channels, out_channels, self.settings['expansion'], stride, self.norm_layer, nn.SiLU,
-            drop_path=drop_path(rate))
-
-
-def conv_norm_act(in_channels: int,
-                  out_channels: int,
-                  kernel_size: int,
-                  norm_layer: Callable[[int], nn.Module],
-                  stride: int = 1,
-                  groups: int = 1) -> nn.Sequential:
-    """Convolution without bias, norm, SiLU: (B, in_channels, H, W) -> (B, out_channels, ceil(H/stride), ceil(W/stride))."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, norm_layer(out_channels), nn.SiLU())
-
-
-def drop_path(rate: float) -> nn.Module:
-    """Stochastic depth of a rate; an identity at 0."""
-    return DropPath(rate) if rate else nn.Identity()
+            drop_path=DropPath(rate))

@@ -2,10 +2,9 @@
 from typing import Callable, Optional, Sequence, Union
 
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from hybrid_mm.layers import ParCHW
+from hybrid_mm.layers import DropPath, ParCHW
 from hybrid_mm.registry import MODELS
 
 from .base import BaseBackbone, parse_insert_locations
@@ -45,7 +44,7 @@ class ParCBottleneck(nn.Module):
         if stride > 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), norm_layer(out_channels))
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm1(self.conv1(x)), inplace=True)
@@ -76,6 +75,8 @@ class ParCResNet(BaseBackbone):
 
     arch_settings = {50: dict(depths=(3, 4, 6, 3))}
     arch_name = 'depth'
+    # The release leaves the biases of ParC at PyTorch's default; a norm follows, so that they start at 0 here.
+    default_init_cfg = dict(type='Kaiming', layer=['Conv2d', 'ParC2d'], mode='fan_out')
 
     def __init__(self,
                  depth: Union[int, dict] = 50,
@@ -83,31 +84,20 @@ class ParCResNet(BaseBackbone):
                  backend: str = 'auto',
                  norm_cfg: dict = dict(type='BN'),
                  **kwargs) -> None:
-        # The release leaves the biases of ParC at PyTorch's default; a norm follows, so that they start at 0 here.
-        kwargs.setdefault('init_cfg', dict(type='Kaiming', layer=['Conv2d', 'ParC2d'], mode='fan_out'))
         super().__init__(depth, norm_cfg, **kwargs)
         locations = parse_insert_locations(insert_locations, self.depths)
+
+        self.stage_channels = channels = [256 * 2**i for i in range(len(self.depths))]
+
+        def block(i: int, j: int, drop_path_rate: float) -> nn.Module:
+            halves = i > 0 and j == 0
+            in_channels = channels[i] if j else channels[i - 1] if i else 64
+            width, mixer = channels[i] // 4, None
+            if j >= locations[i] and not halves:
+                mixer = ParCHW(width, 56 // 2**i, depthwise=False, backend=backend)
+            return ParCBottleneck(in_channels, width, 2 if halves else 1, self.norm_layer, mixer, drop_path_rate)
 
         self.stem = nn.Sequential(
             nn.Conv2d(self.in_channels, 64, 7, stride=2, padding=3, bias=False), self.norm_layer(64), nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1))
-        self.downsamples = nn.ModuleList(nn.Identity() for _ in self.depths)  # the first block of a stage halves the map
-        self.stages = nn.ModuleList()
-        channels = [64]
-        for i, rates in enumerate(self.drop_path_rates()):
-            width, base_size = 64 * 2**i, 56 // 2**i
-            blocks = nn.ModuleList()
-            for j, rate in enumerate(rates):
-                halves = i > 0 and j == 0
-                has_parc = j >= locations[i] and not halves
-                blocks.append(
-                    ParCBottleneck(
-                        channels[-1] if j == 0 else 4 * width,
-                        width,
-                        2 if halves else 1,
-                        self.norm_layer,
-                        ParCHW(width, base_size, depthwise=False, backend=backend) if has_parc else None,
-                        rate))
-            self.stages.append(blocks)
-            channels.append(4 * width)
-        self.finish(channels[1:])
+        self.build_stages(block)  # without downsamplings: the first block of a stage halves the map

@@ -1,11 +1,10 @@
 """SeTformer: a pyramid of transformer blocks with self-optimal transport in place of softmax attention (arXiv 2401.03540)."""
-from typing import Callable, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Union
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from hybrid_mm.layers import SelfOptimalTransport2d
+from hybrid_mm.layers import DropPath, SelfOptimalTransport2d
 from hybrid_mm.layers.h_mhsa import global_attention
 from hybrid_mm.registry import MODELS
 
@@ -66,10 +65,10 @@ class SeTformerBlock(nn.Module):
         self.attn = attn
         self.norm2 = norm_layer(channels)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
         if layer_scale_init_value:
-            self.gamma1 = nn.Parameter(torch.full((channels, 1, 1), layer_scale_init_value))
-            self.gamma2 = nn.Parameter(torch.full((channels, 1, 1), layer_scale_init_value))
+            self.gamma1 = nn.Parameter(torch.full((channels, ), layer_scale_init_value))
+            self.gamma2 = nn.Parameter(torch.full((channels, ), layer_scale_init_value))
         else:
             self.gamma1 = self.gamma2 = None
 
@@ -77,6 +76,12 @@ class SeTformerBlock(nn.Module):
         x = x + self.drop_path(_scale(self.attn(self.norm1(x)), self.gamma1))
         out = self.mlp(self.norm2(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # on (B, H, W, C)
         return x + self.drop_path(_scale(out, self.gamma2))
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for key in (f'{prefix}gamma1', f'{prefix}gamma2'):
+            if key in state_dict:  # (C, 1, 1) in checkpoints of version 0.1
+                state_dict[key] = state_dict[key].flatten()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @MODELS.register_module()
@@ -140,30 +145,25 @@ class SeTformer(BaseBackbone):
         if len(num_references) != len(channels):
             raise ValueError(f'num_references={num_references} is not allowed; give one number, or {len(channels)}, one a stage')
 
-        def mixer(stage: int) -> nn.Module:
+        def downsample(i: int) -> nn.Module:
+            conv = nn.Conv2d(channels[i - 1], channels[i], 3, stride=2, padding=1, bias=False)
+            return nn.Sequential(conv, self.norm_layer(channels[i]))
+
+        def block(i: int, j: int, drop_path_rate: float) -> nn.Module:
             if attention == 'softmax':
-                return SoftmaxAttention2d(channels[stage], head_dim)
-            return SelfOptimalTransport2d(
-                channels[stage], num_references[stage], head_dim, similarity=similarity, sigma=sigma, eps=eps,
-                iterations=iterations, prior=prior, tau=tau, references=references, nystrom=nystrom)
+                mixer = SoftmaxAttention2d(channels[i], head_dim)
+            else:
+                mixer = SelfOptimalTransport2d(
+                    channels[i], num_references[i], head_dim, similarity=similarity, sigma=sigma, eps=eps,
+                    iterations=iterations, prior=prior, tau=tau, references=references, nystrom=nystrom)
+            return SeTformerBlock(
+                channels[i], mixer, self.settings['mlp_ratio'], self.norm_layer, drop_path_rate, layer_scale_init_value)
 
         self.stem = nn.Sequential(
             nn.Conv2d(self.in_channels, channels[0] // 2, 3, stride=2, padding=1),
             nn.Conv2d(channels[0] // 2, channels[0], 3, stride=2, padding=1), self.norm_layer(channels[0]))
-        self.downsamples = nn.ModuleList([nn.Identity()])
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(self.drop_path_rates()):
-            if i > 0:
-                self.downsamples.append(
-                    nn.Sequential(
-                        nn.Conv2d(channels[i - 1], channels[i], 3, stride=2, padding=1, bias=False),
-                        self.norm_layer(channels[i])))
-            self.stages.append(
-                nn.ModuleList(
-                    SeTformerBlock(channels[i], mixer(i), self.settings['mlp_ratio'], self.norm_layer, rate,
-                                   layer_scale_init_value) for rate in rates))
-        self.finish(channels)
+        self.build_stages(block, downsample)
 
 
 def _scale(x: Tensor, gamma: Optional[Tensor]) -> Tensor:
-    return x if gamma is None else gamma * x
+    return x if gamma is None else gamma[:, None, None] * x

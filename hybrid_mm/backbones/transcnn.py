@@ -1,10 +1,9 @@
 """TransCNN: a convolutional pyramid whose blocks attend hierarchically (arXiv 2106.03180)."""
 from typing import Callable, Union
 
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
-from hybrid_mm.layers import HMHSA, InvertedResidual, IterativeHMHSA, TwoBranchDownsampling
+from hybrid_mm.layers import HMHSA, DropPath, InvertedResidual, IterativeHMHSA, TwoBranchDownsampling
 from hybrid_mm.registry import MODELS
 
 from .base import BaseBackbone
@@ -26,7 +25,7 @@ class TransCNNBlock(nn.Module):
         super().__init__()
         self.attn = attn
         self.irb = irb
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(x))
@@ -79,22 +78,19 @@ class TransCNN(BaseBackbone):
         s = self.settings
         channels = s['channels']
 
+        def downsample(i: int) -> nn.Module:
+            return TwoBranchDownsampling(channels[i - 1], channels[i], self.norm_layer)
+
+        def block(i: int, j: int, drop_path_rate: float) -> nn.Module:
+            if h_mhsa == 'two_step':
+                attn = HMHSA(channels[i], head_dim, s['grid_sizes'][i], s['pool_ratios'][i], self.norm_layer)
+            else:
+                attn = IterativeHMHSA(channels[i], head_dim, s['grid_lists'][i], share_qkv, self.norm_layer)
+            irb = InvertedResidual(channels[i], s['expansions'][i], s['kernel_sizes'][i], self.norm_layer)
+            return TransCNNBlock(attn, irb, drop_path_rate)
+
         self.stem = conv_stem(self.in_channels, channels[0], self.norm_layer)
-        self.downsamples = nn.ModuleList([nn.Identity()])
-        self.stages = nn.ModuleList()
-        for i, rates in enumerate(self.drop_path_rates()):
-            if i > 0:
-                self.downsamples.append(TwoBranchDownsampling(channels[i - 1], channels[i], self.norm_layer))
-            blocks = nn.ModuleList()
-            for rate in rates:
-                if h_mhsa == 'two_step':
-                    attn = HMHSA(channels[i], head_dim, s['grid_sizes'][i], s['pool_ratios'][i], self.norm_layer)
-                else:
-                    attn = IterativeHMHSA(channels[i], head_dim, s['grid_lists'][i], share_qkv, self.norm_layer)
-                irb = InvertedResidual(channels[i], s['expansions'][i], s['kernel_sizes'][i], self.norm_layer)
-                blocks.append(TransCNNBlock(attn, irb, rate))
-            self.stages.append(blocks)
-        self.finish(channels)
+        self.build_stages(block, downsample)
 
 
 def conv_stem(in_channels: int, out_channels: int, norm_layer: Callable[[int], nn.Module]) -> nn.Sequential:

@@ -6,7 +6,7 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 
-from hybrid_mm.layers.parc_replacement import Resolution, Select, replace_with_parc
+from hybrid_mm.layers.parc import Resolution, Select, replace_with_parc
 from hybrid_mm.registry import MODELS
 
 

@@ -5,7 +5,7 @@ import re
 from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 from urllib.parse import urlparse
 
 import torch
@@ -83,19 +83,25 @@ def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
     return dict(state_dict)
 
 
-def backbone_part(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """The tensors of the backbone in a detector, segmentor or classifier, without the prefix ``backbone.`` or ``encoder.``.
+def backbone_part(tensors: Dict[str, Tensor], prefix: Optional[str] = None) -> Dict[str, Tensor]:
+    """The tensors of the backbone in a detector, segmentor or classifier, without what stands before their names.
 
     Args:
         tensors: key -> tensor, out of its wrapping.
+        prefix: such as ``'backbone.'``; by default this or ``'encoder.'``.
 
     Returns:
         Where no key has such a prefix, all tensors but a classifier of ours, ``head.fc.*``.
+
+    Raises:
+        ValueError: no key has the prefix that is asked for.
     """
-    for prefix in _PREFIXES:
-        part = {key[len(prefix):]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    for start in _PREFIXES if prefix is None else (f'{prefix.rstrip(".")}.', ):
+        part = {key[len(start):]: tensor for key, tensor in tensors.items() if key.startswith(start)}
         if part:
             return part
+    if prefix is not None:
+        raise ValueError(f'no key begins with prefix={prefix!r}; the keys are {shorten(tensors)}')
     return {key: tensor for key, tensor in tensors.items() if not key.startswith('head.fc.')}
 
 

@@ -8,7 +8,7 @@ from hybrid_mm.errors import shorten
 from hybrid_mm.registry import MODELS
 
 from .conversion import rename_keys
-from .identification import Shapes, shapes_of
+from .fit import Shapes, shapes_of
 
 _CLASS_TOKEN, _POSITIONS = 'stem.cls_token', 'stem.pos_embed'
 _GROUPS = 3

@@ -1,8 +1,7 @@
 """Which network do these tensors belong to? Keys and shapes answer, compared with the networks themselves."""
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -11,9 +10,9 @@ from hybrid_mm.errors import shorten
 from hybrid_mm.registry import MODELS
 
 from .conversion import convert, rename_keys
+from .fit import Mismatch, Shapes, shapes_of
 from .key_maps import KEY_MAPS
 
-Shapes = Dict[str, Tuple[int, ...]]
 Arch = Union[str, int, float]
 
 
@@ -32,7 +31,7 @@ class Network(NamedTuple):
     @property
     def options(self) -> Dict[str, Any]:
         """What our backbone needs beside the arch."""
-        return KEY_MAPS[self.family].baseline if self.is_baseline else {}
+        return KEY_MAPS[self.family].baseline or {} if self.is_baseline else {}
 
     @property
     def variant(self) -> str:
@@ -41,42 +40,6 @@ class Network(NamedTuple):
 
     def __str__(self) -> str:
         return f'{self.family} {self.variant}'
-
-
-@dataclass
-class Mismatch:
-    """Where the tensors of a file differ from those of a model; false if nowhere.
-
-    Attributes:
-        missing: keys of the model that the file lacks.
-        unexpected: keys of the file that the model lacks.
-        reshaped: key -> shape in the file, shape in the model.
-    """
-    missing: List[str]
-    unexpected: List[str]
-    reshaped: Dict[str, Tuple[Tuple[int, ...], Tuple[int, ...]]]
-
-    @classmethod
-    def between(cls, file: Shapes, model: Shapes) -> 'Mismatch':
-        """Compare key -> shape of a file with that of a model."""
-        return cls(
-            missing=[key for key in model if key not in file],
-            unexpected=[key for key in file if key not in model],
-            reshaped={key: (file[key], model[key]) for key in file if model.get(key, file[key]) != file[key]})
-
-    def __len__(self) -> int:
-        return len(self.missing) + len(self.unexpected) + len(self.reshaped)
-
-    def __str__(self) -> str:
-        parts = []
-        if self.missing:
-            parts.append(f'the file lacks {shorten(self.missing, 8)}')
-        if self.unexpected:
-            parts.append(f'the model has no {shorten(self.unexpected, 8)}')
-        if self.reshaped:
-            shapes = (f'{key} {file} instead of {model}' for key, (file, model) in self.reshaped.items())
-            parts.append(f'the file has the shapes {shorten(shapes, 8)}')
-        return '; '.join(parts)
 
 
 def identify(state_dict: Dict[str, Any]) -> Tuple[str, Arch]:
@@ -118,7 +81,7 @@ def identify_network(state_dict: Dict[str, Any]) -> Network:
 def guess_family(keys: Iterable[str]) -> Optional[str]:
     """The family that knows the most of these released keys; None if none knows any."""
     known = {family: len(rename_keys(keys, family, head=True)[0]) for family in KEY_MAPS}
-    best = max(known, key=known.get)
+    best = max(known, key=lambda family: known[family])
     return best if known[best] else None
 
 
@@ -164,13 +127,15 @@ def backbone_shapes(network: Network, form: int = 0) -> Tuple[Shapes, Tuple[str,
 
 
 def optional(backbone: nn.Module) -> Tuple[str, ...]:
-    """Patterns of keys that a released file may all lack: each stands for a part that is not needed, or has its start.
+    """Patterns of keys that a file may all lack: each stands for a part that is not needed, or has its start.
 
-    They are output norms, which few releases have; BatchNorm's counters, which old files of torchvision do not have; and
-    stages behind the last output, which never run.
+    They are the norms of outputs, which few releases have, and a classifier for its last output alone; BatchNorm's counters,
+    which old files of torchvision do not have; and stages behind the last output, which never run.
     """
-    stages = range(max(backbone.out_indices) + 1, len(backbone.stages))
-    return (r'out_norms\..*', r'.*\.num_batches_tracked', *(rf'(downsamples|stages)\.{i}\..*' for i in stages))
+    stages = range(len(backbone.stages))
+    unused = stages[max(backbone.out_indices) + 1:]
+    return (*(rf'out_norms\.{i}\..*' for i in stages), r'.*\.num_batches_tracked',
+            *(rf'(downsamples|stages)\.{i}\..*' for i in unused))
 
 
 def required(model: Dict[str, Any], patterns: Iterable[str], file: Iterable[str]) -> Dict[str, Any]:
@@ -183,8 +148,3 @@ def required(model: Dict[str, Any], patterns: Iterable[str], file: Iterable[str]
     """
     absent = [pattern for pattern in patterns if not any(re.fullmatch(pattern, key) for key in file)]
     return {key: value for key, value in model.items() if not any(re.fullmatch(pattern, key) for pattern in absent)}
-
-
-def shapes_of(tensors: Dict[str, Any]) -> Shapes:
-    """Key -> shape of each tensor or array."""
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items()}

@@ -2,13 +2,12 @@
 from typing import Any, Optional, Tuple
 
 import torch.nn.functional as F
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from hybrid_mm.analysis.complexity import build_model
 from hybrid_mm.checkpoints import load_released
-from hybrid_mm.engine.check_setup_hook import differences, is_of_absent_head
+from hybrid_mm.checkpoints.fit import load_fitting
 from hybrid_mm.errors import SetupError
+from hybrid_mm.networks import build_model
 
 PARTS = ('backbone', 'neck', 'logits')
 NO_BOXES = "mmcv's non-maximum suppression and RoIAlign have no counterpart in ONNX"
@@ -65,10 +64,9 @@ def build_network(cfg: Any, part: Optional[str] = None, checkpoint: Optional[str
     Raises:
         SetupError: see `Network`; or the checkpoint is of another model.
     """
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = build_model(cfg, 'cpu')
+    model = build_model(cfg)
     if checkpoint is not None:
-        load_weights(model, checkpoint)
+        load_fitting(model, load_released(checkpoint), checkpoint, spare_heads=True)
     return Network(model, part or allowed_parts(model)[-1])
 
 
@@ -79,23 +77,3 @@ def allowed_parts(model: nn.Module) -> Tuple[str, ...]:
         neck=getattr(model, 'with_neck', False),
         logits=getattr(model, 'with_decode_head', False) or hasattr(model, 'head') and model.with_head)
     return tuple(part for part in PARTS if has[part])
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load the weights of a whole model.
-
-    Args:
-        model: any.
-        path: a checkpoint that was saved with it.
-
-    Raises:
-        ValueError, OSError: the file is no checkpoint, or of another model; the message names what differs.
-    """
-    tensors = load_released(path)
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    tensors = {key: value for key, value in tensors.items() if not is_of_absent_head(key, wanted)}
-    faults = differences({key: tuple(value.shape) for key, value in tensors.items()}, wanted)
-    if faults:
-        raise SetupError(f'the checkpoint {path} is of another network: {faults}; give one that was saved with the model of '
-                         'this config')
-    model.load_state_dict(tensors, strict=False)  # only counters that nothing uses are absent, as checked above

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_mm.errors import SetupError
-from hybrid_mm.engine.output import whole_file
+from hybrid_mm.output import whole_file
 
 from .any_size import any_size
 

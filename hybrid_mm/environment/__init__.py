@@ -1,4 +1,4 @@
-"""What `tools/check_env.py` finds out: whether this environment can run the package, what is wrong, and what cures it.
+"""Whether this environment can run the package, what is wrong, and what cures it. `tools/check_env.py` is the command.
 
 .. code-block:: text
 
@@ -7,7 +7,7 @@
     probes      what that process tries of each item
     diagnosis   from facts to sentences
     cures       the commands that mend what is wrong
-    launch      what the tool does
+    libraries   which of OpenMMLab's a config needs
 
 Works where nothing is installed: the standard library alone is imported here. Everything else is imported in a process of
 its own, because a library that was compiled for another torch or numpy can end the interpreter. That process writes down
@@ -16,6 +16,13 @@ facts, such as a version or an exception; `diagnose` turns the facts into senten
 from .diagnosis import diagnose
 from .facts import collect_facts
 from .items import FORKS, MINIMA, NEEDS, PINS, Finding, expand
-from .launch import main
 
-__all__ = ['FORKS', 'Finding', 'MINIMA', 'NEEDS', 'PINS', 'collect_facts', 'diagnose', 'expand', 'main']
+__all__ = ['FORKS', 'Finding', 'MINIMA', 'NEEDS', 'PINS', 'collect_facts', 'diagnose', 'expand']
+
+
+def __getattr__(name: str):
+    if name == 'main':  # the command was here before 0.2
+        from functools import partial
+        from importlib import import_module
+        return partial(import_module('hybrid_mm.commands').main, 'check_env')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

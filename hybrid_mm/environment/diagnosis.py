@@ -1,6 +1,6 @@
 """From facts to sentences. Needs no environment, so that any fault can be tested."""
 import re
-from typing import Dict, List, Optional
+from typing import Dict, List
 
 from .cures import cure_for, cure_for_bound, cure_for_gpu, cure_for_two, pip_command
 from .items import DISTRIBUTIONS, FORKS, MINIMA, NAMES, NEEDS, Finding, pin_of, version_numbers, works

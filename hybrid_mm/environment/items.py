@@ -1,15 +1,25 @@
 """What is checked: items, what they need, and the versions that the package asks for or is tested with."""
 import re
+from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-PINS = {  # those of requirements/stack.txt, on which the tests run; mmseg is mmsegmentation's module, cv2 is opencv's
-    'setuptools': '80.10.2', 'torch': '2.13.0', 'numpy': '2.4.6', 'cv2': '5.0.0.93', 'torchvision': '0.28.0',
-    'mmengine': '0.10.7', 'mmcv': '2.1.0', 'pycocotools': '2.0.11', 'mmdet': '3.3.0', 'mmseg': '1.2.2', 'mmpretrain': '1.2.0',
-}
-FORKS = {  # module -> distribution and version of the maintained fork, those of requirements/forks.txt
-    'mmengine': ('onedl-mmengine', '0.10.12'), 'mmcv': ('onedl-mmcv', '2.3.6'), 'mmdet': ('onedl-mmdetection', '3.5.1'),
-    'mmseg': ('onedl-mmsegmentation', '1.4.2'), 'mmpretrain': ('onedl-mmpretrain', '1.3.6'),
-}
+DISTRIBUTIONS = {'mmseg': 'mmsegmentation', 'cv2': 'opencv-python'}  # the others have the name of their module
+
+
+def _required(name: str) -> Dict[str, str]:
+    """Distribution -> version in a file of `requirements`, which lies beside the package in a clone and below it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    files = (folder / 'requirements' / name for folder in (package / '.mim', package.parent))
+    text = next(file for file in files if file.is_file()).read_text()
+    return dict(re.findall(r'^([\w-]+)==(\S+)', text, re.MULTILINE))
+
+
+_STACK, _FORKS = _required('stack.txt'), _required('forks.txt')
+PINS = {item: _STACK[DISTRIBUTIONS.get(item, item)] for item in (  # module -> version on which the tests run
+    'setuptools', 'torch', 'numpy', 'cv2', 'torchvision', 'mmengine', 'mmcv', 'pycocotools', 'mmdet', 'mmseg', 'mmpretrain')}
+FORKS = {item: (name, _FORKS[name]) for item, name in (  # module -> distribution and version of the maintained fork
+    ('mmengine', 'onedl-mmengine'), ('mmcv', 'onedl-mmcv'), ('mmdet', 'onedl-mmdetection'), ('mmseg', 'onedl-mmsegmentation'),
+    ('mmpretrain', 'onedl-mmpretrain'))}
 MINIMA = {  # those of setup.py
     'python': '3.8', 'torch': '2.0', 'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0', 'mmseg': '1.2.2',
     'mmpretrain': '1.2.0',
@@ -39,7 +49,6 @@ ALSO = {  # item -> items that tell something about it, too
     'mmseg': ('torchvision', 'hybrid_mm'),
     'mmpretrain': ('hybrid_mm', ),
 }
-DISTRIBUTIONS = {'mmseg': 'mmsegmentation', 'cv2': 'opencv-python'}  # the others have the name of their module
 NAMES = {'python': 'Python', 'cv2': 'opencv', 'gpu': 'GPU'}
 
 

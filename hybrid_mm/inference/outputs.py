@@ -29,6 +29,7 @@ import numpy as np
 from hybrid_mm.errors import SetupError
 
 from .inputs import silent_opencv
+from .predictors import Predictor, Segmentor
 
 _CODECS = (('mp4v', '.mp4'), ('MJPG', '.avi'))  # every OpenCV has the second
 
@@ -109,3 +110,11 @@ def write_image(path: Path, image: np.ndarray) -> None:
     """
     if not cv2.imwrite(str(path), image):
         raise SetupError(f'{path} cannot be written; give another folder with --out')
+
+def write_label_map(predictor: Predictor, sample: Any, out: Path, name: str) -> Dict[str, str]:
+    """Write the label map of a segmentor; the entry that names it."""
+    if not isinstance(predictor, Segmentor):
+        return {}
+    (out / 'label_maps').mkdir(exist_ok=True)
+    write_image(out / 'label_maps' / f'{name}.png', predictor.label_map(sample))
+    return dict(label_map=f'label_maps/{name}.png')

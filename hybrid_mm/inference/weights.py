@@ -3,11 +3,10 @@ from typing import Any, Dict
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 from torch import nn
 
-from hybrid_mm.engine.check_setup_hook import check_heads, differences, is_of_absent_head
-from hybrid_mm.engine.datasets import leaf_datasets
+from hybrid_mm.checkpoints.fit import check_heads, dataset_meta, fitting, weights_in
+from hybrid_mm.data.datasets import dataset_class, leaf_datasets
 from hybrid_mm.errors import SetupError
 
 
@@ -15,7 +14,7 @@ class ChecksWeights:
     """Goes in front of an Inferencer, which loads what fits of a checkpoint and guesses the names of the classes."""
 
     def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
-        super()._load_weights_to_model(model, fitting_weights(model, checkpoint, cfg), cfg)
+        super()._load_weights_to_model(model, fitting_weights(model, checkpoint, cfg), cfg)  # type: ignore[misc]  # of a mixin
 
 
 def fitting_weights(model: nn.Module, checkpoint: dict, cfg: Config) -> Dict[str, Any]:
@@ -32,18 +31,8 @@ def fitting_weights(model: nn.Module, checkpoint: dict, cfg: Config) -> Dict[str
     Raises:
         SetupError: the checkpoint is of another network, or the names of its classes are unknown or of another number.
     """
-    state_dict = checkpoint.get('state_dict', checkpoint)
-    shapes = {key[len('module.'):] if key.startswith('module.') else key: tuple(getattr(value, 'shape', ()))
-              for key, value in state_dict.items()}
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    faults = differences({key: shape for key, shape in shapes.items() if not is_of_absent_head(key, wanted)}, wanted)
-    if faults:
-        raise SetupError(f'the checkpoint {cfg.load_from} is of another network: {faults}; give one that was saved with the '
-                         'model of this config')
-
-    meta = checkpoint.get('meta', {}) if 'state_dict' in checkpoint else {}
-    of_training = {key.lower(): value for key, value in (meta.get('dataset_meta') or meta).items()}
-    of_config = _metainfo_of_test_data(cfg)
+    tensors = fitting(weights_in(checkpoint), model, cfg.load_from, spare_heads=True)
+    of_training, of_config = dataset_meta(checkpoint), _metainfo_of_test_data(cfg)
     classes, source = of_training.get('classes'), 'training'
     if not classes:
         classes, source = of_config.get('classes'), 'test'
@@ -54,7 +43,7 @@ def fitting_weights(model: nn.Module, checkpoint: dict, cfg: Config) -> Dict[str
     palettes = (of_training.get('palette'), of_config.get('palette'))
     palette = next((p for p in palettes if p is not None and not isinstance(p, str) and len(p) == len(classes)),
                    np.random.RandomState(42).randint(0, 256, (len(classes), 3)).tolist())
-    return dict(state_dict=state_dict, meta=dict(dataset_meta=dict(classes=tuple(classes), palette=palette)))
+    return dict(state_dict=tensors, meta=dict(dataset_meta=dict(classes=tuple(classes), palette=palette)))
 
 
 def first_dataset(cfg: Config) -> Dict[str, Any]:
@@ -65,11 +54,9 @@ def first_dataset(cfg: Config) -> Dict[str, Any]:
 def _metainfo_of_test_data(cfg: Config) -> Dict[str, Any]:
     """What the test data of a config say about their classes, without a look at the files."""
     dataset = first_dataset(cfg)
-    kind = dataset.type
-    if isinstance(kind, str):
-        kind = DATASETS.get(kind if '.' in kind else f'{cfg.default_scope}.{kind}')
+    kind = dataset_class(dataset, cfg.default_scope)
     metainfo = dict(dataset.get('metainfo') or {})
     if dataset.get('classes'):  # MMPreTrain's data sets take them directly, too
-        metainfo['classes'] = dataset.classes
+        metainfo['classes'] = dataset['classes']
     loaded = kind._load_metainfo(metainfo) if hasattr(kind, '_load_metainfo') else metainfo
     return {**getattr(kind, 'METAINFO', {}), **loaded}

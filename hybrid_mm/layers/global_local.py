@@ -9,7 +9,7 @@ And both take a map (B, C, H, W), for dense prediction: the convolution then run
 row by row. At 224 x 224 pixels, the size of pre-training, the whole map is one such window, so that a tap of the kernel stands
 for the same neighbour, above, below or beside, at every size of the image. Along the raw sequence of a wider map it would not.
 
-This file needs torch and `h_mhsa.py` alone.
+This file needs torch alone.
 """
 from collections import OrderedDict
 from typing import Callable, Optional
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend
 from .h_mhsa import grid_attention, window_partition, window_unpartition
 
 
@@ -166,13 +167,13 @@ class SelfAttention(nn.Module):
         if x.ndim == 4 and self.window_size is not None:
             out = grid_attention(qkv.permute(0, 3, 1, 2), self.num_heads, self.window_size).permute(0, 2, 3, 1)
         else:
-            out = self._attend(qkv.flatten(1, -2)).view(*x.shape[:-1], -1)
+            out = self._attend(qkv.flatten(1, -2)).unflatten(1, x.shape[1:-1])
         return self.proj(out)
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(B, N, 3C) -> (B, N, C)."""
         q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return attend(q, k, v).transpose(1, 2).flatten(2)
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}, window_size={self.window_size}'

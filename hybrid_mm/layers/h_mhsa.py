@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend
+from .tracing import is_symbolic
+
 
 class HMHSA(nn.Module):
     """H-MHSA in the form of the authors' release: local attention in grids, then attention to a pooled map.
@@ -159,9 +162,9 @@ def global_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     B, C, H, W = q.shape
 
     def heads(t: Tensor) -> Tensor:  # (B, C, h, w) -> (B, heads, h*w, d); a view if t is channels_last
-        return t.permute(0, 2, 3, 1).reshape(B, -1, num_heads, C // num_heads).transpose(1, 2)
+        return t.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (num_heads, -1)).transpose(1, 2)
 
-    out = F.scaled_dot_product_attention(heads(q), heads(k), heads(v))
+    out = attend(heads(q), heads(k), heads(v))
     out = out.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)
     return out.contiguous(memory_format=_memory_format(q))
 
@@ -180,16 +183,15 @@ def grid_attention(qkv: Tensor, num_heads: int, grid_size: int) -> Tensor:
     B, C3, H, W = qkv.shape
     C = C3 // 3
     # a grid larger than the map holds the map and padding alone: cut it to the map
-    grid = tuple(grid_size if _is_open(size) else min(grid_size, size) for size in (H, W))
+    grid = tuple(grid_size if is_symbolic(size) else min(grid_size, size) for size in (H, W))
     windows = window_partition(qkv.permute(0, 2, 3, 1), grid)  # (B, windows, gh*gw, 3C)
     mask = window_key_mask(H, W, grid, qkv.device)
-    if mask is not None:  # (windows, gh*gw) -> (B*windows, heads, queries, keys)
-        mask = mask[None].expand(B, -1, -1).reshape(-1, 1, 1, mask.shape[1])
+    if mask is not None:  # (windows, gh*gw) -> (B*windows, 1, 1, keys)
+        mask = mask.expand(B, -1, -1).flatten(0, 1)[:, None, None]
 
     # (B*windows, gh*gw, 3, heads, d) -> three times (B*windows, heads, gh*gw, d)
-    q, k, v = windows.reshape(-1, grid[0] * grid[1], 3, num_heads, C // num_heads).permute(2, 0, 3, 1, 4)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    out = out.transpose(1, 2).reshape(B, -1, grid[0] * grid[1], C)
+    q, k, v = windows.flatten(0, 1).unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    out = attend(q, k, v, mask).transpose(1, 2).reshape(*windows.shape[:3], C)
     out = window_unpartition(out, grid, H, W).permute(0, 3, 1, 2)
     return out.contiguous(memory_format=_memory_format(qkv))
 
@@ -245,12 +247,7 @@ def _num_windows(H: int, W: int, grid: Tuple[int, int]) -> Tuple[int, int]:
 
 def _is_cut(H: int, W: int, grid: Tuple[int, int]) -> bool:
     """Whether windows at the edge reach over the map, or may do so."""
-    return _is_open(H) or _is_open(W) or H % grid[0] != 0 or W % grid[1] != 0
-
-
-def _is_open(size: int) -> bool:
-    """Whether torch is exporting a graph for all sizes, in which no branch may depend on this one."""
-    return isinstance(size, torch.SymInt)
+    return is_symbolic(H, W) or H % grid[0] != 0 or W % grid[1] != 0
 
 
 def _avg_pool(x: Tensor, ratio: int) -> Tensor:

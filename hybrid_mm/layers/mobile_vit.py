@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend
+from .tracing import is_symbolic
+
 
 class TransformerLayer(nn.Module):
     """Pre-norm multi-head self-attention and MLP over sets of tokens.
@@ -48,8 +51,7 @@ class TransformerLayer(nn.Module):
         B, P, N, C = qkv.shape[:3] + (qkv.shape[3] // 3, )
         # (B, P, N, 3C) -> three of (B*P, heads, N, C/heads): the fused kernels take four dimensions
         q, k, v = qkv.view(B * P, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v)
-        return out.transpose(1, 2).reshape(B, P, N, C)
+        return attend(q, k, v).transpose(1, 2).reshape(B, P, N, C)
 
 
 class MobileViTBlock(nn.Module):
@@ -115,7 +117,7 @@ class MobileViTBlock(nn.Module):
         p = self.patch_size
         h, w = (H + p - 1) // p, (W + p - 1) // p
         # in a graph that is exported for all sizes no branch may depend on one; resizing to the same size changes nothing
-        is_resized = isinstance(H, torch.SymInt) or isinstance(W, torch.SymInt) or (h * p, w * p) != (H, W)
+        is_resized = is_symbolic(H, W) or (h * p, w * p) != (H, W)
         if is_resized:
             t = F.interpolate(t, (h * p, w * p), mode='bilinear', align_corners=False)
         t = fold(self.norm(self.blocks(unfold(t, p))), h, w, p)
@@ -128,7 +130,7 @@ def unfold(x: Tensor, p: int) -> Tensor:
     """Tokens that share their position in a patch of side p: (B, C, h*p, w*p) -> (B, p*p, h*w, C)."""
     B, C, H, W = x.shape
     x = x.permute(0, 2, 3, 1).reshape(B, H // p, p, W // p, p, C)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(B, p * p, -1, C)
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(1, 2)
 
 
 def fold(tokens: Tensor, h: int, w: int, p: int) -> Tensor:

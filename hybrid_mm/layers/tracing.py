@@ -1,5 +1,6 @@
 """What records a network at the moment, if anything does: a compiler, a tracer or an export. This file needs torch alone."""
 import torch
+from torch.autograd import forward_ad
 
 
 def is_symbolic(*sizes: int) -> bool:
@@ -10,3 +11,8 @@ def is_symbolic(*sizes: int) -> bool:
 def is_traced() -> bool:
     """Whether torch compiles, exports or traces what runs: plain operators alone can be seen through."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def needs_plain() -> bool:
+    """Whether plain operators alone may run: torch traces them, or torch.func or forward-mode derivatives transform them."""
+    return is_traced() or torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0

@@ -1,10 +1,10 @@
 """From the last map to the vector that a classifier takes."""
 from typing import Optional, Tuple, Union
 
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from hybrid_mm.backbones.norms import build_norm
 from hybrid_mm.registry import MODELS
 
 
@@ -15,8 +15,8 @@ class PooledVector(BaseModule):
 
     Args:
         in_channels: channels C of the maps; needed for the norm alone.
-        norm_cfg: norm over the pooled vector, as mmcv's ``build_norm_layer`` takes it, such as ``dict(type='LN', eps=1e-6)``
-            in ConvNeXt; None for no norm.
+        norm_cfg: norm over the pooled vector, see `build_norm`, such as ``dict(type='LN', eps=1e-6)`` in ConvNeXt; None for no
+            norm.
         dropout: probability of dropping a value in training: 0.2 in TransCNN, HAT-Net, MobileNetV2 and ParC-Net.
         init_cfg: initialiser.
 
@@ -37,7 +37,7 @@ class PooledVector(BaseModule):
             raise ValueError(f'dropout={dropout} is not allowed; choose from 0 to below 1')
         if norm_cfg is not None and in_channels is None:
             raise ValueError(f'norm_cfg={norm_cfg} needs in_channels, the channels of the map, and in_channels is None')
-        self.norm = nn.Identity() if norm_cfg is None else build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm = nn.Identity() if norm_cfg is None else build_norm(norm_cfg, in_channels)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, maps: Union[Tensor, Tuple[Tensor, ...]]) -> Union[Tensor, Tuple[Tensor, ...]]:

@@ -1,10 +1,10 @@
 """From the maps of a plain transformer, all of one stride, to a pyramid."""
 from typing import Sequence, Tuple, Union
 
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from hybrid_mm.backbones.norms import build_norm
 from hybrid_mm.registry import MODELS
 
 
@@ -24,8 +24,7 @@ class TokenPyramid(BaseModule):
 
     Args:
         in_channels: channels of the maps, one number or one for each of the four.
-        norm_cfg: norm between the deconvolutions, as mmcv's ``build_norm_layer`` takes it. By default LayerNorm, which does not
-            depend on the batch.
+        norm_cfg: norm between the deconvolutions, see `build_norm`. By default LayerNorm, which does not depend on the batch.
         init_cfg: initialiser; by default PyTorch's start.
 
     Attributes:
@@ -50,8 +49,7 @@ class TokenPyramid(BaseModule):
                              'four maps')
         self.in_channels = self.out_channels = channels
         self.up4 = nn.Sequential(
-            nn.ConvTranspose2d(channels[0], channels[0], 2, stride=2),
-            build_norm_layer(norm_cfg, channels[0])[1], nn.GELU(),
+            nn.ConvTranspose2d(channels[0], channels[0], 2, stride=2), build_norm(norm_cfg, channels[0]), nn.GELU(),
             nn.ConvTranspose2d(channels[0], channels[0], 2, stride=2))
         self.up2 = nn.ConvTranspose2d(channels[1], channels[1], 2, stride=2)
         self.keep = nn.Identity()

@@ -1,9 +1,10 @@
 """H-MHSA (arXiv 2106.03180) as a plugin layer: ``plugins=[dict(cfg=dict(type='hybrid_mm.HMHSA'), ...)]``."""
+from functools import partial
 from typing import Optional
 
-from mmcv.cnn import build_norm_layer
 from torch import nn
 
+from hybrid_mm.backbones.norms import build_norm
 from hybrid_mm.layers import HMHSA, IterativeHMHSA
 from hybrid_mm.registry import MODELS
 
@@ -34,7 +35,7 @@ class HMHSAPlugin(_HMHSAPlugin):
     _abbr_ = 'h_mhsa'
 
     def __init__(self, in_channels: int, norm_cfg: dict = dict(type='BN'), init_cfg=None, **kwargs) -> None:
-        super().__init__(HMHSA(in_channels, norm_layer=_norms(norm_cfg), **kwargs), init_cfg)
+        super().__init__(HMHSA(in_channels, norm_layer=partial(build_norm, norm_cfg), **kwargs), init_cfg)
 
 
 @MODELS.register_module('IterativeHMHSA')
@@ -54,8 +55,4 @@ class IterativeHMHSAPlugin(_HMHSAPlugin):
     _abbr_ = 'iterative_h_mhsa'
 
     def __init__(self, in_channels: int, norm_cfg: dict = dict(type='BN'), init_cfg=None, **kwargs) -> None:
-        super().__init__(IterativeHMHSA(in_channels, norm_layer=_norms(norm_cfg), **kwargs), init_cfg)
-
-
-def _norms(norm_cfg: dict):
-    return lambda channels: build_norm_layer(norm_cfg, channels)[1]
+        super().__init__(IterativeHMHSA(in_channels, norm_layer=partial(build_norm, norm_cfg), **kwargs), init_cfg)

@@ -16,14 +16,16 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
+
+from hybrid_mm.checkpoints.fit import load_fitting, weights_in
+from hybrid_mm.networks import build_model, quiet
 
 from .settings import SearchSettings
 from .space import Candidate
@@ -49,7 +51,7 @@ class CandidateEvaluator:
         self.model = load_supernet(cfg, checkpoint).to(get_device())
         self._train_loader = _train_loader(cfg, settings)
         self._val_loader = _val_loader(cfg, settings)
-        with _quiet():
+        with _silent():
             self._evaluator = Evaluator(copy.deepcopy(cfg.val_evaluator))
         self._evaluator.dataset_meta = self._val_loader.dataset.metainfo
         _evaluate_part(self._evaluator, self._val_loader.dataset)
@@ -61,7 +63,7 @@ class CandidateEvaluator:
         batches = self._batches('train', self._train_loader, self.settings.bn_batches)
         reestimate_batchnorm(self.model, (self._preprocess(batch) for batch in batches))
         self.model.eval()
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _silent():
             for batch in self._batches('val', self._val_loader):
                 self._evaluator.process(data_samples=self.model.val_step(batch), data_batch=batch)
             metrics = self._evaluator.evaluate(len(self._val_loader.dataset))
@@ -117,21 +119,10 @@ def load_supernet(cfg: Config, checkpoint: str) -> nn.Module:
         ValueError: the checkpoint is of another network.
     """
     init_default_scope(cfg.default_scope)
-    model_cfg = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg:  # as mmengine's Runner
-        model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    model = MODELS.build(model_cfg)
-    with _quiet():
-        weights = _load_checkpoint(checkpoint, map_location='cpu')
-    weights = weights.get('state_dict', weights)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(getattr(tensor, 'shape', ())) for name, tensor in weights.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if wrong:
-        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
-        raise ValueError(f'the checkpoint {checkpoint} is of another network: {len(wrong)} tensors differ '
-                         f'({", ".join(wrong[:3])}{more}); give one that was saved with the supernet of this config')
-    model.load_state_dict(weights)
+    model = build_model(cfg, init='none')
+    with quiet():
+        tensors = weights_in(_load_checkpoint(checkpoint, map_location='cpu'))
+    load_fitting(model, tensors, checkpoint)
     return model
 
 
@@ -173,16 +164,10 @@ def _evaluate_part(evaluator: Evaluator, dataset: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silent() -> Iterator[None]:
     """No table for each candidate, and none of pycocotools' seconds."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
+    with quiet(), redirect_stdout(io.StringIO()):
+        yield
 
 
 def _seeded(loader: DataLoader, number: Optional[int]) -> Iterator[dict]:

@@ -1,8 +1,9 @@
 """A picture of a search: metric over MACs with the fronts, and the metric over the generations."""
 import math
-import os
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
+
+from hybrid_mm.output import save_figure
 
 from .store import Evaluation
 
@@ -30,11 +31,9 @@ def plot_search(path: Path, history: Sequence[Sequence[Evaluation]], metric: str
         metric: its name.
         limit: of MACs.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no window, whatever the user's settings
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout='constrained')
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
 
     points = [(e.macs / 1e9, e.metric, number) for number, generation in enumerate(history, 1) for e in generation]
@@ -67,9 +66,4 @@ def plot_search(path: Path, history: Sequence[Sequence[Evaluation]], metric: str
     if last:
         right.legend(fontsize='small')
 
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    try:
-        figure.savefig(partial, format='png', dpi=120, metadata={'Software': None})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_figure(figure, path)

@@ -1,9 +1,10 @@
 """What a search leaves in its folder: a ranking, configs of the best candidates, a plot."""
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
+
+from hybrid_mm.output import whole_file
 
 from .cost import CostModel
 from .plot import plot_search
@@ -89,10 +90,5 @@ def _defined(value: float) -> Optional[float]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    try:
+    with whole_file(path) as partial:
         partial.write_text(text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

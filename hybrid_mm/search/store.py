@@ -5,12 +5,13 @@ says which search it is of, so that results of different searches never mix.
 """
 import json
 import math
-import os
 import sqlite3
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
+
+from hybrid_mm.output import whole_file
 
 from .space import Candidate, candidate_key, parse_key
 
@@ -108,14 +109,13 @@ class Store:
     def _create(self, wanted: Dict[str, str]) -> None:
         """Make the file beside its place and move it there whole: a kill leaves a store, or none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f'{FILE_NAME}.{os.getpid()}.partial')
-        partial.unlink(missing_ok=True)
-        connection = _connect(partial)
-        with connection:
-            connection.executescript(_TABLES)
-            connection.executemany('INSERT INTO identity VALUES (?, ?)', sorted(wanted.items()))
-        connection.close()
-        os.replace(partial, self.path)
+        with whole_file(self.path) as partial:
+            partial.unlink(missing_ok=True)
+            connection = _connect(partial)
+            with connection:
+                connection.executescript(_TABLES)
+                connection.executemany('INSERT INTO identity VALUES (?, ?)', sorted(wanted.items()))
+            connection.close()
 
     def _fits(self, wanted: Dict[str, str]) -> bool:
         """Whether the file is of this search; if it is of another one, it is False as long as there are no evaluations."""

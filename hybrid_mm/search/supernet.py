@@ -1,10 +1,12 @@
 """GLiT's supernet: one network with the weights of all candidates of a search space (arXiv 2107.02960)."""
-from typing import Callable, Dict, Iterator, Sequence, Set, Tuple
+import copy
+from typing import Callable, Dict, Iterable, Iterator, Sequence, Set, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hybrid_mm.backbones import GLiT
 from hybrid_mm.layers import GlobalLocalBlock
@@ -22,7 +24,7 @@ class SharedBlock(nn.Module):
     anew.
 
     Args:
-        make: builds a `GlobalLocalBlock` from a row (G, L, K, E, d_k, d_z).
+        make: builds a `GlobalLocalBlock` from a row (G, L, K, E, d_k, d_z). It is copied and pickled with the block.
         rows: the forms.
         num_heads: of the network, as of `GlobalLocal`.
 
@@ -43,7 +45,12 @@ class SharedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         form = self._form(self.row)
-        for own, widest in zip(form.modules(), self.block.modules()):
+        for name, widest in self.block.named_modules():
+            own = form.get_submodule(name)
+            if isinstance(widest, _BatchNorm) and type(own) is not type(widest):  # to SyncBatchNorm, or back, by a Runner
+                own = _resized(widest, own)
+                parent, _, attribute = name.rpartition('.')
+                setattr(form.get_submodule(parent), attribute, own)
             own.training = widest.training
             if hasattr(widest, 'momentum'):
                 own.momentum = widest.momentum
@@ -76,6 +83,14 @@ class SharedBlock(nn.Module):
             else:
                 tensor = tensor.unflatten(axis, (groups, -1)).narrow(axis + 1, 0, part // groups).flatten(axis, axis + 1)
         return tensor
+
+
+def _resized(norm: _BatchNorm, like: _BatchNorm) -> _BatchNorm:
+    """A norm of the kind and with the settings of one, with the channels and the tensors of another."""
+    resized = copy.copy(norm)
+    resized._parameters, resized._buffers = like._parameters, like._buffers  # the copy shares its own with `norm`
+    resized.num_features = like.num_features
+    return resized
 
 
 class BlockChoices(nn.ModuleDict):
@@ -156,8 +171,8 @@ class GLiTSupernet(GLiT):
             choices.select(row)
         return super().forward(x)
 
-    def run(self, blocks: nn.ModuleList, x: Tensor) -> Tensor:
-        return super().run([choices.active for choices in blocks], x)
+    def run_blocks(self, blocks: Iterable[BlockChoices], x: Tensor) -> Tensor:
+        return super().run_blocks([choices.active for choices in blocks], x)
 
     def weights_of(self, candidate: Sequence[Sequence]) -> Dict[str, Tensor]:
         """The weights of a candidate: a state dict of `hybrid_mm.GLiT` with its blocks, copied.
@@ -178,14 +193,9 @@ class GLiTSupernet(GLiT):
     def _all_choices(self) -> Iterator[BlockChoices]:
         return (choices for stage in self.stages for choices in stage)
 
-    def _block(self, number: int, drop_path_rate: float) -> BlockChoices:
-        make_form = super()._block
-
-        def make(row: Row) -> GlobalLocalBlock:
-            self.settings['blocks'][number] = row
-            return make_form(number, drop_path_rate)
-
-        rows = self.space.choices[number]
+    def _block(self, stage: int, place: int, drop_path_rate: float) -> BlockChoices:
+        number = sum(self.depths[:stage]) + place
+        make, rows = self._block_maker(number, drop_path_rate), self.space.choices[number]
         with torch.device('meta'):  # a width that is no whole number is found now
             for row in [row for row in rows if row not in self._checked]:
                 make(row)

@@ -17,7 +17,8 @@ from hybrid_mm.analysis.complexity import COLUMNS, complexity, default_shape
 from hybrid_mm.analysis.mac_counter import counting
 from hybrid_mm.backbones import GLiT
 from hybrid_mm.engine import SetupError
-from hybrid_mm.layers import ParC2d, SelfOptimalTransport2d, optimal_transport
+from hybrid_mm.layers import ParC2d, SelfOptimalTransport2d
+from hybrid_mm.layers.transport import plain, sinkhorn
 from hybrid_mm.search import CostModel
 
 STOCK = [  # config, M parameters, G MACs: what mmengine counts, which rounds to what the authors print
@@ -241,12 +242,16 @@ def test_a_forward_that_is_called_directly_belongs_to_its_part():
 
 def test_nothing_stays_changed(count):
     from mmcv.ops.roi_align import RoIAlignFunction
-    before = RoIAlignFunction.forward, optimal_transport._times_rows, optimal_transport._times_columns
+
+    def patched():
+        return [RoIAlignFunction.forward, *(getattr(m, f'times_{name}') for m in (sinkhorn, plain) for name in ('rows', 'columns'))]
+
+    before = patched()
     layers = nn.ModuleDict(dict(parc=ParC2d(2, 'H', 4), transport=SelfOptimalTransport2d(32, 9))).to('meta')
     with counting(dict(layers=layers), torch.empty(1, 2, 4, 4, device='meta')):
         assert layers.parc.backend == 'direct'
         assert RoIAlignFunction.forward is not before[0]
-    assert before == (RoIAlignFunction.forward, optimal_transport._times_rows, optimal_transport._times_columns)
+    assert patched() == before
     assert all(layer.backend == 'auto' and 'forward' not in vars(layer) for layer in layers.values())
 
 

@@ -180,9 +180,9 @@ def test_every_parameter_learns_at_the_rate_of_its_depth(name):
     assert len(layers) == sum(p.requires_grad for p in model.parameters())
 
 
-def test_the_table_in_the_readme_is_that_of_the_tests(root):
-    readme = (root / 'README.md').read_text()
-    table = readme.split('<!-- features -->\n')[1].split('\n<!-- /features -->')[0]
+def test_the_table_in_the_docs_is_that_of_the_tests(root):
+    page = (root / 'docs' / 'models.md').read_text()
+    table = page.split('<!-- features -->\n')[1].split('\n<!-- /features -->')[0]
     assert table == feature_table(), 'run python tools/tables.py'
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from hybrid_mm.backbones import SeTformer
-from hybrid_mm.layers.optimal_transport import plan, row_entropy
+from hybrid_mm.data.drawing import draw_scene
+from hybrid_mm.layers.transport.definition import row_entropy
+from hybrid_mm.layers.transport.plain import plan
 
 logging.getLogger('mmengine').setLevel(logging.ERROR)
 
@@ -41,7 +43,6 @@ def test_multiply_adds_at_classifier_and_detector_size(
 
 
 def test_plans_tell_tokens_apart_from_the_first_step(root):
-    draw_scene = load(root, 'tools/datasets/make_shapes').draw_scene
     images = [torch.tensor(draw_scene(0, 'train', i, (192, 256)).image).float() for i in range(2)]
     x = torch.stack([(image - 116) / 58 for image in images]).permute(0, 3, 1, 2)
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from reference.released_weights import CLASSIFIERS, NETWORKS, dense_names, fill, weights
 from torch import nn
 
-from hybrid_mm.backbones import ParCConvNeXt, ParCMobileNetV2, ParCNet, TransCNN
+from hybrid_mm.backbones import ParCConvNeXt, ParCMobileNetV2, ParCNet, SeTformer, TransCNN
 from hybrid_mm.checkpoints import Released, convert
 from hybrid_mm.registry import MODELS
 
@@ -273,6 +273,49 @@ def assert_refused(backbone, path, messages):
     for message in messages:
         assert re.search(re.escape(message), str(error.value))
     assert_loaded(backbone, before)
+
+
+# ---- a family without a release: files of its own trainings ----
+
+SETFORMER = dict(arch=dict(channels=[16] * 4, depths=[1] * 4, mlp_ratio=1, head_dim=16), num_references=9)
+
+
+def classifier_of(**options):
+    """Weights of a classifier with a SeTformer, which has a norm for its last output alone."""
+    backbone = SeTformer(**{**SETFORMER, **options}, out_indices=(3, ))
+    for parameter in backbone.parameters():
+        nn.init.normal_(parameter)
+    return {**{f'backbone.{key}': value for key, value in backbone.state_dict().items()}, 'head.fc.weight': torch.zeros(2, 16)}
+
+
+def test_a_setformer_starts_from_its_classifier_and_norms_of_other_outputs_keep_their_start(save):
+    file = classifier_of()
+    backbone = SeTformer(**SETFORMER)
+    Released(save(dict(state_dict=file)))(backbone)
+    assert_loaded(backbone, {key[len('backbone.'):]: value for key, value in file.items() if key.startswith('backbone.')})
+    assert all((norm.weight == 1).all() for norm in backbone.out_norms[:3])
+
+
+def test_a_setformer_refuses_the_weights_of_another_network(released, save):
+    assert_refused(SeTformer('mini'), save(released), ['the file holds TransCNN small', 'the file lacks stem.0.weight'])
+    file = classifier_of()
+    del file['backbone.stages.1.0.mlp.0.weight']
+    assert_refused(SeTformer(**SETFORMER), save(file), ['the file lacks stages.1.0.mlp.0.weight'])
+
+
+def test_a_setformer_with_other_references_is_told(save):
+    file = classifier_of(num_references=(16, 16, 16, 9))
+    assert_refused(SeTformer(**SETFORMER), save(file), ['the file has num_references=16 instead of 9; '])
+
+
+def test_prefix_says_where_in_the_file_the_backbone_is(save):
+    file = {f'student.{key}': value for key, value in classifier_of().items()}
+    file.update({f'teacher.{key}': value + 1 for key, value in classifier_of().items()})
+    backbone = SeTformer(**SETFORMER)
+    Released(save(file), prefix='student.backbone.')(backbone)
+    assert torch.equal(backbone.stem[0].weight, file['student.backbone.stem.0.weight'])
+    with pytest.raises(ValueError, match="released.pth: no key begins with prefix='backbone.'; the keys are student"):
+        Released(save(file), prefix='backbone.')(backbone)
 
 
 def test_unreadable_file_changes_nothing(tmp_path):

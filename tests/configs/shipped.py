@@ -1,5 +1,6 @@
-"""What tests of the shipped configs share: their names, tables of the networks, and ways to load, build and compare."""
+"""What tests of the shipped configs share: their names, tables of the networks, and ways to loop, load, build and compare."""
 import copy
+import itertools
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import hybrid_mm
 
 CLONE = Path(__file__).resolve().parents[2]
 CONFIGS = CLONE / 'configs'
-FILES = sorted(CONFIGS.rglob('*.py'))
+OLD = sorted(CONFIGS.glob('*.py'))  # names from before configs had folders
+FILES = sorted(set(CONFIGS.rglob('*.py')) - {*OLD})
 LEAVES = [path.name for path in FILES if '_base_' not in path.parts]
-PUBLISHED = [name for name in LEAVES if (CONFIGS / name).is_file()]
+PUBLISHED = [path.name for path in FILES if (path.parent / 'metafile.yml').is_file()]
 
 TRANSCNN = 'https://github.com/yun-liu/TransCNN/releases/download/v1.0/TransCNN-{}.pth'
 HATNET = 'https://github.com/yun-liu/HAT-Net/releases/download/v2.0/HAT-Net_{}.pth'
@@ -67,6 +69,34 @@ STOCK_PARTS = [
     'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'env_cfg', 'visualizer', 'log_processor'
 ]
 
+# of our checkpoints beside theirs
+KEPT = [f'default_hooks.checkpoint.{setting}' for setting in ('max_keep_ckpts', 'save_best', 'rule')]
+_BUILT = {}  # model by its config
+
+
+def for_each(**values):
+    """Run a test on each of some values, or on all combinations of several, and name all on which it fails.
+
+    A test of its own for each would cost more than what it tests.
+    """
+
+    def decorate(test):
+
+        def loop():
+            faults = {}
+            for chosen in itertools.product(*values.values()):
+                try:
+                    test(**dict(zip(values, chosen)))
+                except Exception as error:
+                    faults[f'{", ".join(map(str, chosen))}: {type(error).__name__}: {error}'] = error
+            if faults:
+                raise AssertionError('\n'.join(faults)) from next(iter(faults.values()))
+
+        loop.__name__, loop.__doc__ = test.__name__, test.__doc__  # not __wrapped__, whose arguments pytest takes for fixtures
+        return loop
+
+    return decorate
+
 
 @lru_cache(maxsize=None)
 def load(name):
@@ -75,13 +105,23 @@ def load(name):
 
 
 def build(name):
-    """The model of a config, its data preprocessor included as the Runner does, without memory for its weights."""
-    cfg = load(name)
+    """The model of a config that was read by `load`, see `build_model`."""
+    return build_model(load(name))
+
+
+def build_model(cfg):
+    """A model, its data preprocessor included as the Runner does, without memory for its weights.
+
+    Schedules share models, and each is built once: set its mode, and change nothing else.
+    """
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
-        return MODELS.build(model)
+    key = f'{cfg.default_scope} {model}'
+    if key not in _BUILT:
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+            _BUILT[key] = MODELS.build(model)
+    return _BUILT[key]
 
 
 def stages(part):
@@ -124,10 +164,9 @@ def flatten(value, prefix=''):
 
 
 def assert_same(ours, stock, keys):
-    """The named parts of two configs are equal, but for what our pipelines leave to the data set, and our own LoggerHook."""
+    """The named parts of two configs are equal, but for what our pipelines leave to the data set, and our own hooks."""
     for key in keys:
-        expected = flatten(stock[key], key)
-        if expected.get('default_hooks.logger.type') == 'LoggerHook':
-            expected['default_hooks.logger.type'] = 'hybrid_mm.LoggerHook'
-        expected = {name: value for name, value in expected.items() if not name.endswith('.reduce_zero_label')}
-        assert flatten(ours[key], key) == expected
+        expected = {name: value for name, value in flatten(stock[key], key).items() if not name.endswith('.reduce_zero_label')}
+        for hook in ('LoggerHook', 'CheckpointHook'):
+            expected.update({name: f'hybrid_mm.{hook}' for name, value in expected.items() if value == hook})
+        assert {name: value for name, value in flatten(ours[key], key).items() if name not in KEPT} == expected

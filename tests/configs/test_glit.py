@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from configs.shipped import DENSE, GLITS, SETTINGS, build, flatten, load, weight_decays
+from configs.shipped import DENSE, GLITS, SETTINGS, build, flatten, for_each, load, weight_decays
 from mmengine.optim import CosineAnnealingLR
 from mmengine.registry import DATA_SAMPLERS, HOOKS, MODELS, DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,8 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # ---- models ----
 
 
-@pytest.mark.parametrize('network', GLITS)
-@pytest.mark.parametrize('setting', DENSE)
+@for_each(network=GLITS, setting=DENSE)
 def test_dense_config_of_glit_starts_from_a_file_of_the_user(setting, network):
     arch, channels, checkpoint, _ = GLITS[network]
     backbone = load(setting.format(network)).model.backbone
@@ -24,7 +23,7 @@ def test_dense_config_of_glit_starts_from_a_file_of_the_user(setting, network):
     assert backbone.init_cfg == dict(type='hybrid_mm.Released', checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize('network', GLITS)
+@for_each(network=GLITS)
 def test_checkpoint_of_a_dense_config_of_glit_is_the_last_one_of_our_imagenet_run(network):
     cfg = load(f'imagenet_{network}.py')
 
@@ -64,7 +63,7 @@ def test_imagenet_run_of_glit_starts_a_dense_config_with_its_last_weights(tmp_pa
     assert all(torch.equal(trained[key], ours[key]) for key in trained.keys() & ours.keys())
 
 
-@pytest.mark.parametrize('network', GLITS)
+@for_each(network=GLITS)
 def test_classifier_of_glit_is_the_release_with_a_class_token(network):
     model = build(f'imagenet_{network}.py')
 
@@ -72,29 +71,21 @@ def test_classifier_of_glit_is_the_release_with_a_class_token(network):
     assert sum(parameter.numel() for parameter in model.parameters()) == GLITS[network][3]
 
 
-@pytest.mark.parametrize('network', GLITS)
-@pytest.mark.parametrize('setting, blocks', [('maskrcnn_{}.py', (3, 6, 9, 11)), ('maskrcnn_{}_3x.py', (3, 6, 9, 11)),
-                                             ('upernet_{}.py', tuple(range(12)))])
-def test_glit_attends_in_windows_in_detectors_and_to_the_whole_map_in_segmentors(setting, blocks, network):
+@for_each(network=GLITS, setting=DENSE)
+def test_glit_attends_in_windows_in_detectors_and_to_the_whole_map_in_segmentors(setting, network):
     backbone = build(setting.format(network)).backbone
 
     assert backbone.mode == 'dense' and backbone.window_size == 14
-    assert backbone.global_blocks == blocks
+    assert backbone.global_blocks == (tuple(range(12)) if setting.startswith('upernet') else (3, 6, 9, 11))
 
 
 # ---- recipes ----
 
 
-@pytest.mark.parametrize('name, stock', [
-    ('maskrcnn_glit_t.py', 'maskrcnn_transcnn_s.py'),
-    ('maskrcnn_glit_t_3x.py', 'maskrcnn_transcnn_s_3x.py'),
-    ('upernet_glit_t.py', 'upernet_transcnn_s.py'),
-    ('maskrcnn_glit_t_shapes.py', 'maskrcnn_transcnn_s_shapes.py'),
-    ('upernet_glit_t_shapes.py', 'upernet_transcnn_s_shapes.py'),
-])
-def test_dense_recipe_of_glit_differs_from_transcnns_in_the_network_and_weight_decay_alone(name, stock):
+@for_each(setting=[*DENSE, 'maskrcnn_{}_shapes.py', 'upernet_{}_shapes.py'])
+def test_dense_recipe_of_glit_differs_from_transcnns_in_the_network_and_weight_decay_alone(setting):
     """TransCNN's recipes are those that other tests compare with MMDetection's and MMSegmentation's."""
-    ours, stock = (load(config).to_dict() for config in (name, stock))
+    ours, stock = (load(setting.format(network)).to_dict() for network in ('glit_t', 'transcnn_s'))
     neck = ours['model'].pop('neck')
     fpn = stock['model'].pop('neck', None)
     assert (neck[0] if fpn else neck) == dict(type='hybrid_mm.TokenPyramid', in_channels=[192] * 4)
@@ -107,7 +98,7 @@ def test_dense_recipe_of_glit_differs_from_transcnns_in_the_network_and_weight_d
         '.optim_wrapper.paramwise_cfg.bias_decay_mult', '.optim_wrapper.paramwise_cfg.custom_keys.pos_embed.decay_mult'}
 
 
-@pytest.mark.parametrize('network', GLITS)
+@for_each(network=GLITS)
 def test_dense_recipes_of_glit(network):
     for setting, epochs, steps in (('maskrcnn_{}.py', 12, [8, 11]), ('maskrcnn_{}_3x.py', 36, [27, 33])):
         cfg = load(setting.format(network))
@@ -125,7 +116,7 @@ def test_dense_recipes_of_glit(network):
     assert cfg.tta_model.type == 'SegTTAModel'
 
 
-@pytest.mark.parametrize('network', GLITS)
+@for_each(network=GLITS)
 def test_classifier_of_glit_follows_the_release(network):
     cfg = load(f'imagenet_{network}.py')
     warm_up, cosine = cfg.param_scheduler
@@ -164,7 +155,7 @@ def test_last_ten_epochs_of_glit_run_at_the_last_learning_rate():
     assert rates[300:] == rates[-1:] * 10 and rates[-1] == pytest.approx(1e-5, rel=0.01)
 
 
-@pytest.mark.parametrize('setting', [*SETTINGS, 'maskrcnn_{}_shapes.py', 'upernet_{}_shapes.py'])
+@for_each(setting=[*SETTINGS, 'maskrcnn_{}_shapes.py', 'upernet_{}_shapes.py'])
 def test_weight_decay_of_glit(setting):
     name = setting.format('glit_t')
     weight_decay = load(name).optim_wrapper.optimizer.weight_decay

@@ -2,7 +2,7 @@
 import copy
 
 import pytest
-from configs.shipped import CONVNEXTS, LEAVES, build, load
+from configs.shipped import CONVNEXTS, LEAVES, build, for_each, load
 from mmdet.engine.optimizers.layer_decay_optimizer_constructor import get_layer_id_for_convnext, get_stage_id_for_convnext
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -40,7 +40,7 @@ def halving(**paramwise_cfg):
     return dict(constructor=CONSTRUCTOR, optimizer=optimizer, paramwise_cfg=dict(decay_rate=0.5, **paramwise_cfg))
 
 
-@pytest.mark.parametrize('name', LEAVES)
+@for_each(name=LEAVES)
 def test_configs_decay_by_depth_exactly_where_their_recipe_does(name):
     optim_wrapper = load(name).optim_wrapper
     paramwise = optim_wrapper.get('paramwise_cfg', {})
@@ -49,7 +49,7 @@ def test_configs_decay_by_depth_exactly_where_their_recipe_does(name):
     assert tuple(paramwise.get(key) for key in ('decay_type', 'decay_rate', 'num_layers')) == RECIPES.get(name, (None, ) * 3)
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@for_each(name=RECIPES)
 def test_learning_rates_are_those_of_convnext(name):
     decay_type, decay_rate, num_layers = RECIPES[name]
     optim_wrapper = load(name).optim_wrapper
@@ -63,7 +63,7 @@ def test_learning_rates_are_those_of_convnext(name):
         assert rate == pytest.approx(optim_wrapper.optimizer.lr * decay_rate**(num_layers + 1 - layer)), key
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+@for_each(name=FAMILIES)
 def test_each_block_of_every_backbone_can_have_a_rate_of_its_own(name):
     model = build(name)
     rates = learning_rates(model, halving())
@@ -84,7 +84,7 @@ def test_each_block_of_every_backbone_can_have_a_rate_of_its_own(name):
     assert seen == {*trained, last} | ({0} if model.backbone.frozen_stages < 0 else set())
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+@for_each(name=FAMILIES)
 def test_each_stage_of_every_backbone_can_have_a_rate_of_its_own(name):
     model = build(name)
     rates = learning_rates(model, halving(decay_type='stage_wise'))

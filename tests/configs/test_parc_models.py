@@ -3,13 +3,12 @@ import copy
 
 import pytest
 import torch
-from configs.shipped import BASELINES, CONVNEXTS, PARC, PARC_DENSE, PARC_SETTINGS, build, flatten, load
+from configs.shipped import BASELINES, CONVNEXTS, PARC, PARC_DENSE, PARC_SETTINGS, build, flatten, for_each, load
 from mmengine.registry import MODELS, DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-@pytest.mark.parametrize('network', PARC)
-@pytest.mark.parametrize('setting', PARC_DENSE)
+@for_each(network=PARC, setting=PARC_DENSE)
 def test_dense_config_of_parc_starts_from_a_file_of_the_user(setting, network):
     kind, variant, checkpoint = PARC[network]
     for name, path in ((network, checkpoint), (f'{network}_baseline', f'work_dirs/imagenet_{network}_baseline/epoch_300.pth')):
@@ -20,7 +19,7 @@ def test_dense_config_of_parc_starts_from_a_file_of_the_user(setting, network):
             assert backbone.init_cfg == dict(type='hybrid_mm.Released', checkpoint=path)
 
 
-@pytest.mark.parametrize('network', PARC)
+@for_each(network=PARC)
 def test_checkpoint_of_a_dense_config_is_the_last_one_of_our_imagenet_run(network):
     cfg = load(f'imagenet_{network}.py')
 
@@ -52,8 +51,7 @@ def test_checkpoint_of_our_imagenet_run_starts_a_dense_config(network, tmp_path)
     assert all(torch.equal(trained[key], ours[key]) for key in trained)
 
 
-@pytest.mark.parametrize('network', BASELINES)
-@pytest.mark.parametrize('setting', PARC_SETTINGS)
+@for_each(network=BASELINES, setting=PARC_SETTINGS)
 def test_baseline_differs_from_its_partner_in_the_insert_locations_alone(setting, network):
     partner, baseline = (flatten(load(setting.format(name)).to_dict()) for name in (network, f'{network}_baseline'))
     different = {key for key in partner.keys() | baseline.keys() if partner.get(key) != baseline.get(key)}
@@ -71,7 +69,7 @@ def test_baseline_on_shapes_differs_from_its_partner_in_the_insert_locations_alo
     assert different == {'.model.backbone.insert_locations'}
 
 
-@pytest.mark.parametrize('network', PARC)
+@for_each(network=PARC)
 def test_insert_locations_of_the_config_are_those_of_the_class(network):
     name = f'imagenet_{network}.py'
     backbone = copy.deepcopy(load(name).model.backbone)
@@ -81,13 +79,13 @@ def test_insert_locations_of_the_config_are_those_of_the_class(network):
         assert [*MODELS.build(backbone).state_dict()] == [*build(name).backbone.state_dict()]
 
 
-@pytest.mark.parametrize('network', BASELINES)
+@for_each(network=BASELINES)
 def test_baseline_has_no_parc(network):
     assert any('.h.weight' in key for key in build(f'maskrcnn_{network}.py').backbone.state_dict())
     assert not any('.h.weight' in key for key in build(f'maskrcnn_{network}_baseline.py').backbone.state_dict())
 
 
-@pytest.mark.parametrize('name', ['maskrcnn_parc_r50.py', 'cascade_maskrcnn_parc_r50_3x.py', 'upernet_parc_r50.py'])
+@for_each(name=['maskrcnn_parc_r50.py', 'cascade_maskrcnn_parc_r50_3x.py', 'upernet_parc_r50.py'])
 def test_stem_and_first_stage_of_resnet_are_frozen_and_batch_norm_keeps_its_statistics(name):
     backbone = build(name).train().backbone
     learns = {'.'.join(key.split('.')[:2]) for key, parameter in backbone.named_parameters() if parameter.requires_grad}
@@ -97,7 +95,7 @@ def test_stem_and_first_stage_of_resnet_are_frozen_and_batch_norm_keeps_its_stat
     assert norms and not any(norm.training for norm in norms)
 
 
-@pytest.mark.parametrize('setting', PARC_DENSE)
+@for_each(setting=PARC_DENSE)
 def test_all_of_mobilenet_learns_and_batch_norm_takes_new_statistics(setting):
     backbone = build(setting.format('parc_mbv2')).train().backbone
     norms = [module for module in backbone.modules() if isinstance(module, _BatchNorm)]
@@ -107,7 +105,7 @@ def test_all_of_mobilenet_learns_and_batch_norm_takes_new_statistics(setting):
     assert {isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms} == {setting.startswith('upernet')}
 
 
-@pytest.mark.parametrize('network', CONVNEXTS)
+@for_each(network=CONVNEXTS)
 def test_convnext_has_output_norms_in_dense_tasks_and_a_norm_of_the_pooled_vector_in_classification(network):
     for setting in PARC_DENSE:
         assert build(setting.format(network)).backbone.out_norm
@@ -117,8 +115,7 @@ def test_convnext_has_output_norms_in_dense_tasks_and_a_norm_of_the_pooled_vecto
     assert isinstance(classifier.neck.norm, torch.nn.LayerNorm) and classifier.neck.norm.eps == 1e-6
 
 
-@pytest.mark.parametrize('network', CONVNEXTS)
-@pytest.mark.parametrize('setting', PARC_SETTINGS)
+@for_each(network=CONVNEXTS, setting=PARC_SETTINGS)
 def test_convnext_drops_more_paths_in_dense_tasks(setting, network):
     rate = load(setting.format(network)).model.backbone.drop_path_rate
 

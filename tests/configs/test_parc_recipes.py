@@ -5,7 +5,7 @@ import mmdet
 import mmpretrain
 import mmseg
 import pytest
-from configs.shipped import (CONVNETS, CONVNEXTS, PARC, PARCNETS, PUBLISHED, STOCK_PARTS, assert_same, load,
+from configs.shipped import (CONVNETS, CONVNEXTS, PARC, PARCNETS, PUBLISHED, STOCK_PARTS, assert_same, for_each, load,
                              weight_decays)
 from mmengine import Config
 from mmengine.registry import HOOKS, DefaultScope
@@ -51,10 +51,9 @@ def test_classifier_of_convnext_follows_mmpretrain():
     assert ours.custom_hooks[1].momentum == theirs.custom_hooks[0].momentum
 
 
-@pytest.mark.parametrize('network', PARC)
-@pytest.mark.parametrize('setting, epochs, steps', [('maskrcnn_{}.py', 12, [8, 11]),
-                                                    ('cascade_maskrcnn_{}_3x.py', 36, [27, 33])])
-def test_detector_of_parc_follows_the_authors(setting, epochs, steps, network):
+@for_each(network=PARC, setting=['maskrcnn_{}.py', 'cascade_maskrcnn_{}_3x.py'])
+def test_detector_of_parc_follows_the_authors(setting, network):
+    epochs, steps = (36, [27, 33]) if '3x' in setting else (12, [8, 11])
     cfg = load(setting.format(network))
     warm_up, decay = cfg.param_scheduler
     train = [step.type for step in cfg.train_dataloader.dataset.pipeline]
@@ -72,7 +71,7 @@ def test_detector_of_parc_follows_the_authors(setting, epochs, steps, network):
         assert (paramwise.decay_rate, paramwise.decay_type, paramwise.num_layers) == (0.7, 'layer_wise', 6)
 
 
-@pytest.mark.parametrize('network', PARC)
+@for_each(network=PARC)
 def test_segmentor_of_parc_follows_the_authors(network):
     cfg = load(f'upernet_{network}.py')
     warm_up, poly = cfg.param_scheduler
@@ -95,7 +94,7 @@ def test_segmentor_of_parc_follows_the_authors(network):
         assert (paramwise.decay_rate, paramwise.decay_type, paramwise.num_layers) == (0.9, 'stage_wise', 6)
 
 
-@pytest.mark.parametrize('network', CONVNETS)
+@for_each(network=CONVNETS)
 def test_classifier_of_parc_follows_the_recipe_of_convnext(network):
     cfg = load(f'imagenet_{network}.py')
     warm_up, cosine = cfg.param_scheduler
@@ -116,7 +115,7 @@ def test_classifier_of_parc_follows_the_recipe_of_convnext(network):
     assert cfg.model.train_cfg.augments == [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
 
 
-@pytest.mark.parametrize('network', PARCNETS)
+@for_each(network=PARCNETS)
 def test_classifier_of_parcnet_follows_its_authors(network):
     cfg = load(f'imagenet_{network}.py')
     warm_up, cosine = cfg.param_scheduler
@@ -139,8 +138,8 @@ def test_classifier_of_parcnet_follows_its_authors(network):
     assert {crop.crop_size for crop in cfg.test_dataloader.dataset.pipeline if crop.type == 'CenterCrop'} == {256}
 
 
-@pytest.mark.parametrize('name', ['maskrcnn_parc_mbv2.py', 'cascade_maskrcnn_parc_convnext_xt_3x.py', 'upernet_parc_r50.py',
-                                  'upernet_parc_convnext_xt.py', 'imagenet_parc_convnext_xt.py'])
+@for_each(name=['maskrcnn_parc_mbv2.py', 'cascade_maskrcnn_parc_convnext_xt_3x.py', 'upernet_parc_r50.py',
+                'upernet_parc_convnext_xt.py', 'imagenet_parc_convnext_xt.py'])
 def test_vectors_and_biases_are_free_of_weight_decay(name):
     for key, (parameter, decay) in weight_decays(name).items():
         assert decay == (0 if parameter.dim() == 1 or key.endswith('.bias') else 0.05), key
@@ -150,7 +149,7 @@ def test_weight_decay_of_parcnet_is_on_all_parameters_on_imagenet():
     assert {decay for _, decay in weight_decays('imagenet_parcnet_s.py').values()} == {0.025}
 
 
-@pytest.mark.parametrize('name', [name for name in PUBLISHED if name.startswith('imagenet_parc')])
+@for_each(name=[name for name in PUBLISHED if name.startswith('imagenet_parc')])
 def test_average_of_the_weights_is_what_is_tested(name):
     cfg = load(name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

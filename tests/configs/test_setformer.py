@@ -6,7 +6,7 @@ import mmpretrain
 import pytest
 import torch
 from configs.shipped import (SETFORMERS, SETFORMER_DENSE, SETFORMER_SETTINGS, STOCK_PARTS, assert_same, build, flatten,
-                             load, weight_decays)
+                             for_each, load, weight_decays)
 from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,15 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # ---- models ----
 
 
-@pytest.mark.parametrize('network', SETFORMERS)
-@pytest.mark.parametrize('setting', SETFORMER_DENSE)
+@for_each(network=SETFORMERS, setting=SETFORMER_DENSE)
 def test_dense_config_of_setformer_starts_from_our_imagenet_run(setting, network):
     backbone, imagenet = load(setting.format(network)).model.backbone, load(f'imagenet_{network}.py')
 
     assert (backbone.type, backbone.arch) == ('hybrid_mm.SeTformer', SETFORMERS[network][0])
     assert imagenet.model.backbone.arch == backbone.arch
     checkpoint = f'work_dirs/imagenet_{network}/epoch_{imagenet.train_cfg.max_epochs}.pth'
-    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')
+    assert backbone.init_cfg == dict(type='hybrid_mm.Released', checkpoint=checkpoint)
     assert imagenet.default_hooks.checkpoint.get('by_epoch', True) and not imagenet.get('work_dir')
 
 
@@ -45,19 +44,18 @@ def test_imagenet_run_of_setformer_starts_a_detector(tmp_path):
 
 def test_absent_checkpoint_of_setformer_stops_before_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match='work_dirs/imagenet_setformer_t/epoch_300.pth can not be found'):
+    with pytest.raises(FileNotFoundError, match='no checkpoint file work_dirs/imagenet_setformer_t/epoch_300.pth'):
         MODELS.build(load('upernet_setformer_t.py').model.backbone).init_weights()
 
 
-@pytest.mark.parametrize('network', SETFORMERS)
-@pytest.mark.parametrize('setting', SETFORMER_SETTINGS)
+@for_each(network=SETFORMERS, setting=SETFORMER_SETTINGS)
 def test_larger_setformers_drop_more_paths(setting, network):
     rates = dict(zip(('imagenet', 'maskrcnn', 'upernet'), SETFORMERS[network][1:]), cascade=SETFORMERS[network][2])
 
     assert load(setting.format(network)).model.backbone.drop_path_rate == rates[setting.split('_')[0]]
 
 
-@pytest.mark.parametrize('network', SETFORMERS)
+@for_each(network=SETFORMERS)
 def test_setformer_has_a_norm_on_each_output_and_no_dropout(network):
     norms = [build(setting.format(network)).backbone.out_norms for setting in SETFORMER_SETTINGS]
 
@@ -65,7 +63,7 @@ def test_setformer_has_a_norm_on_each_output_and_no_dropout(network):
     assert load(f'imagenet_{network}.py').model.neck.dropout == 0.
 
 
-@pytest.mark.parametrize('head', ['maskrcnn', 'upernet'])
+@for_each(head=['maskrcnn', 'upernet'])
 def test_softmax_on_shapes_differs_from_transport_in_the_attention_alone(head):
     transport, softmax = (flatten(load(f'{head}_setformer_m{name}_shapes.py').to_dict()) for name in ('', '_softmax'))
     different = {key for key in transport.keys() | softmax.keys() if transport.get(key) != softmax.get(key)}
@@ -77,7 +75,7 @@ def test_softmax_on_shapes_differs_from_transport_in_the_attention_alone(head):
 # ---- recipes ----
 
 
-@pytest.mark.parametrize('name, stock, parts', [
+@for_each(case=[
     ('maskrcnn_setformer_t.py', 'maskrcnn_transcnn_s.py', ['model', 'optim_wrapper.optimizer', *STOCK_PARTS, 'auto_scale_lr']),
     ('maskrcnn_setformer_t_3x.py', 'maskrcnn_transcnn_s_3x.py',
      ['model', 'optim_wrapper.optimizer', *STOCK_PARTS, 'auto_scale_lr']),
@@ -88,8 +86,9 @@ def test_softmax_on_shapes_differs_from_transport_in_the_attention_alone(head):
     ('upernet_setformer_t.py', 'upernet_hatnet_t.py',
      ['model', 'optim_wrapper.type', 'optim_wrapper.optimizer', *STOCK_PARTS, 'auto_scale_lr', 'tta_model', 'tta_pipeline']),
 ])
-def test_dense_recipe_of_setformer_is_swins(name, stock, parts):
+def test_dense_recipe_of_setformer_is_swins(case):
     """The others' recipes, which other tests compare with MMDetection's and MMSegmentation's, but for the network's own."""
+    name, stock, parts = case
     ours, stock = (flatten(load(config).to_dict()) for config in (name, stock))
     own = ('.model.backbone.', '.model.data_preprocessor.')
     different = {key for key in ours.keys() | stock.keys() if ours.get(key) != stock.get(key) and not key.startswith(own)}
@@ -98,7 +97,7 @@ def test_dense_recipe_of_setformer_is_swins(name, stock, parts):
     assert not {key for key in different if any(key == f'.{part}' or key.startswith(f'.{part}.') for part in parts)}
 
 
-@pytest.mark.parametrize('network', SETFORMERS)
+@for_each(network=SETFORMERS)
 def test_recipes_of_setformer(network):
     for setting, epochs, steps in (('maskrcnn_{}.py', 12, [8, 11]), ('maskrcnn_{}_3x.py', 36, [27, 33]),
                                    ('cascade_maskrcnn_{}_3x.py', 36, [27, 33])):
@@ -113,7 +112,7 @@ def test_recipes_of_setformer(network):
     assert (cfg.param_scheduler[0].end, cfg.train_cfg.max_iters, cfg.model.test_cfg.mode) == (1500, 160000, 'whole')
 
 
-@pytest.mark.parametrize('network', SETFORMERS)
+@for_each(network=SETFORMERS)
 def test_classifier_of_setformer_follows_the_recipe_of_swin(network):
     cfg = load(f'imagenet_{network}.py')
     stock = Path(mmpretrain.__file__).parent / '.mim' / 'configs' / 'swin_transformer'
@@ -133,7 +132,7 @@ def test_classifier_of_setformer_follows_the_recipe_of_swin(network):
     assert [hook.type for hook in cfg.custom_hooks] == ['hybrid_mm.CheckSetupHook']  # no moving average
 
 
-@pytest.mark.parametrize('setting', [*SETFORMER_SETTINGS, 'maskrcnn_{}_shapes.py', 'upernet_{}_shapes.py'])
+@for_each(setting=[*SETFORMER_SETTINGS, 'maskrcnn_{}_shapes.py', 'upernet_{}_shapes.py'])
 def test_norms_and_references_are_free_of_weight_decay(setting):
     name = setting.format('setformer_m')
     weight_decay = load(name).optim_wrapper.optimizer.weight_decay

@@ -5,7 +5,7 @@ import mmdet
 import mmseg
 import pytest
 import torch
-from configs.shipped import DENSE, RELEASES, SETTINGS, STOCK_PARTS, assert_same, build, load
+from configs.shipped import DENSE, RELEASES, SETTINGS, STOCK_PARTS, assert_same, build, for_each, load
 from mmengine import Config
 from mmengine.optim import build_optim_wrapper
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # ---- models ----
 
 
-@pytest.mark.parametrize('network', RELEASES)
-@pytest.mark.parametrize('setting', DENSE)
+@for_each(network=RELEASES, setting=DENSE)
 def test_dense_config_starts_from_the_release_of_its_arch(setting, network):
     arch, release = RELEASES[network]
     backbone = load(setting.format(network)).model.backbone
@@ -24,15 +23,14 @@ def test_dense_config_starts_from_the_release_of_its_arch(setting, network):
     assert backbone.init_cfg == dict(type='hybrid_mm.Released', checkpoint=release)
 
 
-@pytest.mark.parametrize('network', RELEASES)
-@pytest.mark.parametrize('setting', SETTINGS)
+@for_each(network=RELEASES, setting=SETTINGS)
 def test_larger_half_of_the_networks_drops_more_paths(setting, network):
     backbone = load(setting.format(network)).model.backbone
 
     assert backbone.drop_path_rate == (0.3 if network[-1] in 'ml' else 0.1)
 
 
-@pytest.mark.parametrize('setting', SETTINGS)
+@for_each(setting=SETTINGS)
 def test_hatnet_keeps_its_group_norm(setting):
     backbone = build(setting.format('hatnet_t')).backbone
 
@@ -64,7 +62,7 @@ def test_segmentors_follow_mmsegmentation():
         assert_same(*({head: dict(cfg.model[head], in_channels=None)} for cfg in (ours, theirs)), [head])
 
 
-@pytest.mark.parametrize('network', RELEASES)
+@for_each(network=RELEASES)
 def test_classifier_follows_the_recipe_of_pvt(network):
     cfg = load(f'imagenet_{network}.py')
     size, edge = (256, 292) if network.startswith('transcnn') else (224, 256)
@@ -85,7 +83,7 @@ def test_classifier_follows_the_recipe_of_pvt(network):
     assert cosine.eta_min == 1e-5
 
 
-@pytest.mark.parametrize('name', [setting.format('transcnn_s') for setting in SETTINGS])
+@for_each(name=[setting.format('transcnn_s') for setting in SETTINGS])
 def test_norms_are_free_of_weight_decay(name):
     model = build(name)
     norms = {id(parameter) for module in model.modules() if isinstance(module, (_BatchNorm, torch.nn.GroupNorm))

@@ -1,78 +1,85 @@
 """Every shipped config: it loads, its model builds and fits together, and its data can be read."""
-import importlib.util
 import inspect
 import itertools
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from configs.shipped import (BASELINES, CLONE, CONFIGS, FILES, GLITS, LEAVES, PARC, PARC_SETTINGS, PUBLISHED, RELEASES,
-                             SETFORMERS, SETFORMER_SETTINGS, SETTINGS, SHAPES, build, class_names, flatten, load,
-                             registered, stages)
+from configs.shipped import (BASELINES, CONFIGS, FILES, GLITS, LEAVES, OLD, PARC, PARC_SETTINGS, PUBLISHED, RELEASES, SETFORMERS,
+                             SETFORMER_SETTINGS, SETTINGS, SHAPES, build, class_names, flatten, for_each, load, registered,
+                             stages)
 from mmengine import Config
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS, TRANSFORMS, VISUALIZERS, DefaultScope
 
 import hybrid_mm
+from hybrid_mm.data.drawing import CLASSES
+from hybrid_mm.data.shapes import make_shapes
+
+WITH_BASELINES = [*PARC, *(f'{network}_baseline' for network in BASELINES)]
+SETTINGS_OF = [(RELEASES, SETTINGS), (WITH_BASELINES, PARC_SETTINGS), (SETFORMERS, SETFORMER_SETTINGS), (GLITS, SETTINGS)]
+NETWORKS_WITH_SETTINGS = {setting.format(network) for pair in SETTINGS_OF for network, setting in itertools.product(*pair)}
 
 
 # ---- the tree ----
 
 
-def test_file_names_are_unique_in_the_whole_tree():
+def test_file_names_are_unique_in_the_whole_tree_but_for_the_old_ones():
     names = sorted(path.name for path in FILES)
 
     assert names == sorted(set(names))
 
 
 def test_every_network_has_every_setting():
-    with_baselines = [*PARC, *(f'{network}_baseline' for network in BASELINES)]
-
-    assert {setting.format(network) for network, setting in itertools.product(RELEASES, SETTINGS)} <= set(PUBLISHED)
-    assert {setting.format(network) for network, setting in itertools.product(with_baselines, PARC_SETTINGS)} <= set(PUBLISHED)
-    assert {setting.format(network) for network, setting in itertools.product(SETFORMERS, SETFORMER_SETTINGS)} <= set(PUBLISHED)
-    assert {setting.format(network) for network, setting in itertools.product(GLITS, SETTINGS)} <= set(PUBLISHED)
+    assert NETWORKS_WITH_SETTINGS <= set(PUBLISHED)
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_old_names_in_the_root_are_frozen_and_lead_to_the_folder_of_the_family():
+    assert {path.name for path in OLD} == NETWORKS_WITH_SETTINGS
+    wrong = [path.name for path in OLD
+             if path.read_text().splitlines()[1:] != [f"_base_ = '{Path(hybrid_mm.config_path(path.name)).relative_to(CONFIGS)}'"]]
+    assert not wrong
+
+
+@for_each(path=OLD)
+def test_config_of_an_old_name_says_the_same(path):
+    assert Config.fromfile(path).to_dict() == load(path.name).to_dict()
+
+
+@for_each(path=FILES)
 def test_config_stands_on_our_own_bases(path):
     assert 'custom_imports' not in path.read_text()
     for base in Config._get_base_files(str(path)):
         assert '::' not in base
-        assert (path.parent / base).resolve().is_relative_to(CONFIGS)
+        assert (path.parent / base).resolve() in FILES
 
 
-@pytest.mark.parametrize('name', PUBLISHED)
+@for_each(name=PUBLISHED)
 def test_published_setting_holds_only_what_differs(name):
-    assert len((CONFIGS / name).read_text().splitlines()) <= 25
+    assert len(Path(hybrid_mm.config_path(name)).read_text().splitlines()) <= 25
 
 
-@pytest.mark.parametrize('name', LEAVES)
-def test_config_path_finds_the_config(name):
-    path = Path(hybrid_mm.config_path(name))
-
-    assert path.is_absolute() and path.is_file() and path.name == name
+@for_each(path=FILES)
+def test_config_path_finds_the_config_by_its_name_and_by_its_path(path):
+    assert hybrid_mm.config_path(path.name) == hybrid_mm.config_path(str(path.relative_to(CONFIGS))) == str(path)
 
 
-@pytest.mark.parametrize('name', ['maskrcnn_transcnn_b_3x.py', 'upernet_transcnn_b.py', 'imagenet_transcnn_b.py',
-                                  'cascade_maskrcnn_parc_r50_baseline_3x.py', 'upernet_parc_convnext_xt.py',
-                                  'imagenet_parcnet_s.py', 'maskrcnn_glit_s_3x.py', 'upernet_glit_b.py', 'imagenet_glit_t.py',
-                                  *SHAPES])
+@for_each(name=LEAVES)
 def test_dump_of_a_config_says_the_same(name):
     dump = Config.fromstring(load(name).pretty_text, '.py')
 
     assert flatten(dump.to_dict()) == flatten(load(name).to_dict())
 
 
-def test_config_path_names_the_choices_for_an_unknown_config():
-    with pytest.raises(FileNotFoundError, match="'maskrcnn_transcnn_xl.py'; choose from .*maskrcnn_transcnn_b.py"):
-        hybrid_mm.config_path('maskrcnn_transcnn_xl.py')
+@pytest.mark.parametrize('name', ['maskrcnn_transcnn_xl.py', 'transcnn/maskrcnn_transcnn_xl.py', ''])
+def test_config_path_names_the_choices_for_an_unknown_config(name):
+    with pytest.raises(FileNotFoundError, match=f"'{name}'; choose from .*transcnn/maskrcnn_transcnn_b.py"):
+        hybrid_mm.config_path(name)
 
 
 # ---- models ----
 
 
-@pytest.mark.parametrize('name', LEAVES)
+@for_each(name=LEAVES)
 @torch.no_grad()
 def test_model_fits_together(name):
     model, scope, num_classes = build(name).eval(), load(name).default_scope, len(class_names(name))
@@ -108,7 +115,7 @@ def test_model_fits_together(name):
         assert model(image, mode='tensor').shape == (1, num_classes)
 
 
-@pytest.mark.parametrize('name', [*(name for name in PUBLISHED if name.startswith('imagenet_')), *SHAPES])
+@for_each(name=[*(name for name in PUBLISHED if name.startswith('imagenet_')), *SHAPES])
 def test_other_config_starts_from_random_weights(name):
     for initializer in load(name).model.backbone.get('init_cfg', []):
         assert initializer.type == 'Xavier'
@@ -117,7 +124,7 @@ def test_other_config_starts_from_random_weights(name):
 # ---- data ----
 
 
-@pytest.mark.parametrize('name', LEAVES)
+@for_each(name=LEAVES)
 def test_data_and_hooks_are_known_to_the_library(name):
     cfg = load(name)
     scope = cfg.default_scope
@@ -137,7 +144,7 @@ def test_data_and_hooks_are_known_to_the_library(name):
     assert cfg.custom_hooks[0].type == 'hybrid_mm.CheckSetupHook'
 
 
-@pytest.mark.parametrize('name', LEAVES)
+@for_each(name=LEAVES)
 def test_images_are_normalised_as_the_release_expects(name):
     cfg = load(name)
     preprocessor = cfg.get('data_preprocessor') or cfg.model.data_preprocessor
@@ -151,13 +158,9 @@ def test_images_are_normalised_as_the_release_expects(name):
         assert to_rgb
 
 
-def test_shapes_have_the_classes_and_the_size_that_the_script_makes(monkeypatch):
-    spec = importlib.util.spec_from_file_location('make_shapes', CLONE / 'tools' / 'datasets' / 'make_shapes.py')
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)
-    spec.loader.exec_module(script)
-    height, width = inspect.signature(script.make_shapes).parameters['size'].default
+def test_shapes_have_the_classes_and_the_size_that_the_script_makes():
+    height, width = inspect.signature(make_shapes).parameters['size'].default
 
-    assert tuple(class_names('maskrcnn_transcnn_s_shapes.py')) == script.CLASSES
-    assert tuple(class_names('upernet_transcnn_s_shapes.py')) == ('background', *script.CLASSES)
+    assert tuple(class_names('maskrcnn_transcnn_s_shapes.py')) == CLASSES
+    assert tuple(class_names('upernet_transcnn_s_shapes.py')) == ('background', *CLASSES)
     assert load('maskrcnn_transcnn_s_shapes.py').shapes_size == (width, height)

@@ -70,7 +70,7 @@ def make_runner(tmp_path):
             return dict(dataset=data, batch_size=2, num_workers=0, sampler=dict(type=sampler, shuffle=True))
 
         if validate:
-            options.update(val_dataloader=loader(val_dataset), val_cfg=dict(), val_evaluator=dict(type=Metric))
+            options = dict(dict(val_dataloader=loader(val_dataset), val_cfg=dict(), val_evaluator=dict(type=Metric)), **options)
         options.setdefault('work_dir', str(tmp_path / 'work'))
         torch.manual_seed(0)  # the runner does so before it builds a model itself
         return Runner(

@@ -88,8 +88,7 @@ def test_rates_of_parc_convnext_are_those_of_the_recipe(convnext, decay_rate, de
 
 
 def test_rates_agree_with_mmdetection_on_convnext(convnext):
-    from mmdet.engine.optimizers.layer_decay_optimizer_constructor import (get_layer_id_for_convnext,
-                                                                           get_stage_id_for_convnext)
+    from mmdet.engine.optimizers.layer_decay_optimizer_constructor import get_layer_id_for_convnext, get_stage_id_for_convnext
     layers = options(convnext, decay_rate=0.5, num_layers=6)
     stages = options(convnext, decay_rate=0.5, decay_type='stage_wise', num_layers=6)
     for name in layers:

@@ -6,7 +6,9 @@ import pytest
 from mmengine.hooks import Hook
 from rich.console import Console
 
-from hybrid_mm.engine import ProgressBarHook, progress_bar_hook
+from hybrid_mm import progress
+from hybrid_mm.engine import ProgressBarHook
+from hybrid_mm.engine.hooks import progress_bar
 
 EPOCHS = dict(by_epoch=True, max_epochs=10, val_interval=10)  # 40 iterations
 
@@ -53,7 +55,7 @@ def test_lines_of_each_iteration_go_to_the_file_alone(run, capsys):
 def terminal(monkeypatch):
     """What a terminal of 120 columns receives."""
     screen = io.StringIO()
-    monkeypatch.setattr(progress_bar_hook, 'Console', lambda: Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(progress, 'Console', lambda: Console(file=screen, force_terminal=True, width=120))
     return screen
 
 
@@ -64,7 +66,7 @@ def test_on_a_terminal_messages_appear_above_the_bar(run, terminal):
     assert re.search(r'training ━+ 40/40 loss [\d.e-]+, 0:00:00 left', screen)
     assert re.search('^.*epoch 3 is over$', screen, re.MULTILINE)  # a line of its own
     assert sys.stdout is stdout
-    assert all(handler.stream is stdout for handler in progress_bar_hook._console_handlers(runner))
+    assert all(handler.stream is stdout for handler in progress_bar._console_handlers(runner))
 
 
 def test_the_bar_goes_on_where_a_training_resumes(make_runner, terminal):

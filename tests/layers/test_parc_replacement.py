@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from hybrid_mm.layers import ParCHW, replace_with_parc
-from hybrid_mm.layers.parc_stand_ins import ParCForAttention, seed_taps
+from hybrid_mm.layers.parc.stand_ins import ParCForAttention, seed_taps
 
 
 class TimmLike(nn.Module):

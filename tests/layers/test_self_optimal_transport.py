@@ -9,8 +9,11 @@ from layers.transport_cases import (CASES, LOG, MATRIX, WAYS, assert_close, asse
 from reference import optimal_transport as definition
 from torch.autograd import gradcheck
 
-from hybrid_mm.layers import SelfOptimalTransport, SelfOptimalTransport2d, optimal_transport
-from hybrid_mm.layers.optimal_transport import Similarity, plan, transport
+from hybrid_mm.layers import SelfOptimalTransport, SelfOptimalTransport2d
+from hybrid_mm.layers.transport import definition as problem
+from hybrid_mm.layers.transport.choice import transport
+from hybrid_mm.layers.transport.definition import Similarity
+from hybrid_mm.layers.transport.plain import plan
 
 
 # ---- the definition ----
@@ -79,7 +82,7 @@ def test_both_forms_of_sinkhorn_give_the_same(prior, monkeypatch):
     x = tokens_of(20)
     forms = []
     for limit in (math.inf, -1.):
-        monkeypatch.setattr(optimal_transport, 'NARROW', limit)
+        monkeypatch.setattr(problem, 'NARROW', limit)
         forms.append(results(lambda x: layer(x, size=(4, 5)), x, list(layer.parameters())))
     assert_close(*forms)
 

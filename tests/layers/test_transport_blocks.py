@@ -5,16 +5,17 @@ import torch.nn.functional as F
 from layers.transport_cases import CASES, LOG, MATRIX, assert_close, make, results, tokens_of
 from torch.autograd import gradcheck
 
-from hybrid_mm.layers import optimal_transport, optimal_transport_blocks
-from hybrid_mm.layers.optimal_transport import Similarity, fused_transport, position_prior_1d
-from hybrid_mm.layers.self_optimal_transport import _Unit
+from hybrid_mm.layers.transport import blocks, plain
+from hybrid_mm.layers.transport.choice import choose
+from hybrid_mm.layers.transport.definition import NARROW, Similarity, position_prior_1d
+from hybrid_mm.layers.transport.layer import _Unit
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Seven tokens a block, so that the last one of 20 is smaller."""
-    monkeypatch.setattr(optimal_transport_blocks, '_SMALLEST', 7)
-    monkeypatch.setattr(optimal_transport_blocks, '_BYTES', 1)
+    monkeypatch.setattr(blocks, '_SMALLEST', 7)
+    monkeypatch.setattr(blocks, '_BYTES', 1)
 
 
 def by_both(x, mask=None, size=None, **kwargs):
@@ -28,7 +29,7 @@ def by_both(x, mask=None, size=None, **kwargs):
 @pytest.mark.parametrize('case', [case for case in CASES if case['eps'] == MATRIX], ids=str)
 @pytest.mark.parametrize('nystrom', [False, True])
 def test_several_blocks_equal_the_plain_computation(small_blocks, case, nystrom):
-    assert len(list(optimal_transport_blocks._blocks(torch.zeros(2, 2, 20, 9)))) == 3
+    assert len(list(blocks._blocks(torch.zeros(2, 2, 20, 9)))) == 3
     assert_close(*by_both(tokens_of(20), size=(4, 5), nystrom=nystrom, **case), 1e-12)
 
 
@@ -43,20 +44,20 @@ def test_several_blocks_with_padding_equal_the_plain_computation(small_blocks, p
 def test_blocks_cover_every_token_once_and_hold_the_bytes_they_may():
     K = torch.empty(1, 2, 20000, 49)
     covered = torch.zeros(1, 2, 20000, 1)
-    for block in optimal_transport_blocks._blocks(K):
+    for block in blocks._blocks(K):
         covered[block] += 1
-        assert 0 < K[block].numel() * 4 <= 1.5 * optimal_transport_blocks._BYTES
+        assert 0 < K[block].numel() * 4 <= 1.5 * blocks._BYTES
     assert (covered == 1).all()
 
 
 def test_a_cpu_takes_blocks_where_the_kernel_is_in_range():
     values, references = torch.zeros(1, 2, 20, 8), torch.zeros(2, 9, 8)
     wide, narrow = Similarity('gaussian', 0.5, LOG), Similarity('gaussian', 0.5, MATRIX)
-    assert fused_transport(values, references, narrow) is optimal_transport_blocks.transport_in_blocks
-    assert fused_transport(values, references, wide) is None
-    assert fused_transport(values, references, narrow, position_prior_1d(20, 9, 0.1, values)) is None  # 1/eps + 1/tau^2 is 110
-    assert fused_transport(values, references, narrow, backend='plain') is None
-    assert fused_transport(values.to('meta'), references.to('meta'), narrow) is None
+    assert choose(values, references, narrow) is blocks.transport
+    assert choose(values, references, wide) is plain.transport
+    assert choose(values, references, narrow, position_prior_1d(20, 9, 0.1, values)) is plain.transport  # 1/eps + 1/tau^2: 110
+    assert choose(values, references, narrow, backend='plain') is plain.transport
+    assert choose(values.to('meta'), references.to('meta'), narrow) is plain.transport
 
 
 def test_blocks_that_cannot_run_are_refused():
@@ -66,7 +67,7 @@ def test_blocks_that_cannot_run_are_refused():
 
 
 def test_range_of_the_kernel_is_that_of_float32():
-    narrow = optimal_transport.NARROW
+    narrow = NARROW
     assert Similarity('dot', eps=2 / narrow).is_narrow(None) and not Similarity('dot', eps=1.99 / narrow).is_narrow(None)
 
 

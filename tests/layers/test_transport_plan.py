@@ -7,8 +7,9 @@ import torch
 from layers.transport_cases import LOG, MATRIX, assert_close, make, recovered_plan, tokens_of, unit_vectors
 from reference import optimal_transport as definition
 
-from hybrid_mm.layers.optimal_transport import (Similarity, plan, pooled, position_prior_1d, position_prior_2d, row_entropy,
-                                                transport)
+from hybrid_mm.layers.transport.choice import transport
+from hybrid_mm.layers.transport.definition import Similarity, position_prior_1d, position_prior_2d, row_entropy
+from hybrid_mm.layers.transport.plain import plan, pooled
 
 
 @pytest.mark.parametrize('eps', [MATRIX, 0.03, LOG])

@@ -3,7 +3,7 @@ import torch
 from reference import optimal_transport as definition
 
 from hybrid_mm.layers import SelfOptimalTransport
-from hybrid_mm.layers.optimal_transport import pooled
+from hybrid_mm.layers.transport.plain import pooled
 
 PRECISE = 1e-9
 MATRIX, LOG = 0.1, 0.01  # eps: exp(similarity / eps) within the range of float32, and beyond it

@@ -1,5 +1,4 @@
 """Small data, and the tools in processes of their own."""
-import importlib.util
 import os
 import socket
 import subprocess
@@ -10,18 +9,16 @@ import cv2
 import numpy as np
 import pytest
 
+from hybrid_mm.data.shapes import make_shapes
+
 HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope='session')
-def shapes(root, tmp_path_factory) -> Path:
+def shapes(tmp_path_factory) -> Path:
     """Eight and four pictures of shapes, 64x64 pixels, in the layouts of COCO and ADE20K."""
-    spec = importlib.util.spec_from_file_location('make_shapes', root / 'tools' / 'datasets' / 'make_shapes.py')
-    make_shapes = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = make_shapes
-    spec.loader.exec_module(make_shapes)
     folder = tmp_path_factory.mktemp('data') / 'shapes'
-    make_shapes.make_shapes(folder, train=8, val=4, size=(64, 64))
+    make_shapes(folder, train=8, val=4, size=(64, 64))
     return folder
 
 

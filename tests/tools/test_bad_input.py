@@ -1,12 +1,14 @@
 """What a user can get wrong ends with a sentence that names the value and what is allowed, and writes no weights."""
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from hybrid_mm.engine.launch import test as evaluate
-from hybrid_mm.engine.launch import train
+from hybrid_mm import commands
+
+train, evaluate = (partial(commands.main, name) for name in ('train', 'test'))
 
 AT_ONCE = [
     (['no.py'], {}, '^Error: the config no.py does not exist; give the path of a file$'),
@@ -48,8 +50,14 @@ DURING_THE_BUILD = [
     (['{detector}', '--cfg-options', 'train_dataloader.dataset.filter_cfg.min_size=1000'],
      "^Error: CocoDataset has no images: .*instances_train2017.json.* pass filter_cfg=.*'min_size': 1000"),
     (['{detector}', '--cfg-options', 'load_from={tmp}/other.pth'],
-     '^Error: the checkpoint .*other.pth is of another network: it lacks .* of .* tensors .*; give one that was saved '
+     '^Error: the checkpoint .*other.pth is of another network: the file lacks .* and .* more; .*give one that was saved '
      'with the backbone of this config$'),
+    (['{setformer}', '--cfg-options', 'model.backbone.init_cfg.type=hybrid_mm.Released',
+      'model.backbone.init_cfg.checkpoint={tmp}/other.pth'],
+     '^Error: .*other.pth does not fit the backbone: the file lacks .*; the model has no weight$'),
+    (['{setformer}', '--cfg-options', 'model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.prefix=None',
+      'model.backbone.init_cfg.checkpoint={tmp}/other.pth'],
+     '^Error: .*other.pth does not fit the backbone: the file lacks .*; the model has no weight$'),
     (['{detector}', '--resume', '{tmp}/other.pth'],
      '^Error: the checkpoint .*other.pth is of another network: .* with the model of this config$'),
 ]
@@ -66,7 +74,7 @@ def fail(monkeypatch, tmp_path, shapes, pictures, tiny):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'list.json').write_text('[]')
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'other.pth')
-    names = dict(tmp=tmp_path, **{name: tiny(name) for name in ('detector', 'segmentor', 'classifier')})
+    names = dict(tmp=tmp_path, **{name: tiny(name) for name in ('detector', 'segmentor', 'classifier', 'setformer')})
 
     def fail(tool, args):
         with pytest.raises(SystemExit) as raised:
@@ -98,7 +106,7 @@ def test_a_fault_that_the_build_shows_ends_before_training(fail, tmp_path, args,
      '^Error: --out found.json is not allowed; give a file that ends in .pkl or .pickle$'),
     (['{detector}', '{tmp}/other.pth', '--tta'], '^Error: --tta merges boxes, but not masks'),
     (['{segmentor}', '{tmp}/other.pth'],
-     '^Error: the checkpoint .*other.pth is of another network: it lacks .* with the model of this config$'),
+     '^Error: the checkpoint .*other.pth is of another network: the file lacks .* with the model of this config$'),
 ])
 def test_a_fault_in_testing_ends_with_a_sentence(fail, args, message):
     assert re.search(message, fail(evaluate, args))

@@ -1,9 +1,10 @@
 """`tools/analysis/benchmark.py` as a user runs it: what runs is what it says, in turn, and one sentence for what cannot run."""
-import importlib.util
 import json
 import os.path as osp
 import re
 import statistics
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 from torch import nn
 
 import hybrid_mm
+from hybrid_mm import commands
 from hybrid_mm.analysis import speed
-from hybrid_mm.engine import libraries
+from hybrid_mm.commands.benchmark import distinct_names
+from hybrid_mm.environment import libraries
 
 RESNET = '''
 default_scope = 'mmpretrain'
@@ -24,16 +27,11 @@ model = dict(
 '''
 
 
-@pytest.fixture(scope='module')
-def tool(root):
-    spec = importlib.util.spec_from_file_location('benchmark_tool', root / 'tools' / 'analysis' / 'benchmark.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+main = partial(commands.main, 'benchmark')
 
 
 @pytest.fixture
-def benchmark(tool, tiny, monkeypatch, tmp_path, capsys):
+def benchmark(tiny, monkeypatch, tmp_path, capsys):
     """Run the tool on the CPU in an empty folder, on small images, for a round; returns what it prints and its file."""
     monkeypatch.syspath_prepend(osp.dirname(osp.dirname(tiny('base'))))  # for the probes of the tiny configs
     monkeypatch.chdir(tmp_path)
@@ -43,7 +41,7 @@ def benchmark(tool, tiny, monkeypatch, tmp_path, capsys):
         defaults = [f'--{name}' if i == 0 else value for name, values in options.items()
                     if f'--{name}' not in args and not (name == 'rounds' and '--seconds' in args)
                     for i, value in enumerate(['', *values])]
-        tool.main([*args, *defaults, '--device', 'cpu', '--force'])
+        main([*args, *defaults, '--device', 'cpu', '--force'])
         return capsys.readouterr().out, json.loads((tmp_path / 'speed.json').read_text())
 
     return run
@@ -252,11 +250,11 @@ def test_one_number_is_both_sides(benchmark, resnet):
     assert benchmark(resnet, '--shape', '32')[1]['networks'][0]['shape'] == [32, 32]
 
 
-def test_configs_of_the_same_name_are_told_apart(tool):
-    assert tool.distinct_names(['a/net.py', 'a/other.py']) == ['net.py', 'other.py']
-    assert tool.distinct_names(['a/x/net.py', 'b/x/net.py', 'other.py']) == [
-        'a/x/net.py', 'b/x/net.py', '/'.join([*tool.Path.cwd().parts[-2:], 'other.py'])]
-    assert tool.distinct_names(['a/net.py', 'a/../a/net.py']) == ['net.py (1)', 'net.py (2)']
+def test_configs_of_the_same_name_are_told_apart():
+    assert distinct_names(['a/net.py', 'a/other.py']) == ['net.py', 'other.py']
+    assert distinct_names(['a/x/net.py', 'b/x/net.py', 'other.py']) == [
+        'a/x/net.py', 'b/x/net.py', '/'.join([*Path.cwd().parts[-2:], 'other.py'])]
+    assert distinct_names(['a/net.py', 'a/../a/net.py']) == ['net.py (1)', 'net.py (2)']
 
 
 def test_each_of_two_configs_of_the_same_name_has_its_row(benchmark, resnet, tmp_path):
@@ -286,23 +284,23 @@ def test_each_of_two_configs_of_the_same_name_has_its_row(benchmark, resnet, tmp
     (['{net}', '--train', '--batch-size', '1'],
      'resnet.py: --batch-size 1 is not allowed, since a BatchNorm over one value cannot train; give a larger one, or a '),
 ])
-def test_a_fault_ends_with_a_sentence(tool, resnet, tmp_path, monkeypatch, args, message):
+def test_a_fault_ends_with_a_sentence(resnet, tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'resnet.json').write_text('{}')
     device = [] if '--device' in args else ['--device', 'cpu']
     shape = [] if '--shape' in args else ['--shape', '32']
     with pytest.raises(SystemExit) as raised:
-        tool.main([*(arg.format(net=resnet) for arg in args), *shape, *device])
+        main([*(arg.format(net=resnet) for arg in args), *shape, *device])
     assert raised.value.code.startswith(f'Error: {message}') and '\n' not in raised.value.code
     assert sorted(path.name for path in tmp_path.iterdir()) == ['resnet.json', 'resnet.py']
     assert (tmp_path / 'resnet.json').read_text() == '{}'
 
 
-def test_a_library_that_is_missing_is_named(tool, tiny, resnet, monkeypatch):
+def test_a_library_that_is_missing_is_named(tiny, resnet, monkeypatch):
     monkeypatch.syspath_prepend(osp.dirname(osp.dirname(tiny('base'))))
     monkeypatch.setattr(libraries, 'find_spec', lambda module: None if module == 'mmseg' else module)
     with pytest.raises(SystemExit, match=r"^Error: default_scope='mmseg' needs mmseg, not installed here; run `pip install"):
-        tool.main([resnet, tiny('segmentor')])
+        main([resnet, tiny('segmentor')])
 
 
 @pytest.mark.parametrize('args, error, message', [

@@ -1,4 +1,5 @@
 """`tools/analysis/browse_dataset.py` as a user runs it: pictures are those of the pipeline, what is drawn lies on them."""
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from pycocotools.coco import COCO
 
-from hybrid_mm.analysis.browse import browse, main
+from hybrid_mm import commands
+from hybrid_mm.analysis.browse import browse
+
+main = partial(commands.main, 'browse_dataset')
 
 # evaluation takes label maps in the size of the file, so its pipeline loads them behind the resize
 RESIZED = """

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybrid_mm.environment import FORKS, MINIMA, NEEDS, PINS, collect_facts, diagnose, expand, launch
+from hybrid_mm.commands import check_env
+from hybrid_mm.environment import FORKS, MINIMA, NEEDS, PINS, collect_facts, diagnose, expand
 
 MMCV = r'MMCV_WITH_OPS=1 \S+ -m pip install --no-build-isolation '
 # The tests run on upstream's libraries and on the maintained forks, in an environment each.
@@ -61,8 +62,8 @@ def report(facts, monkeypatch, capsys):
 
     def run(*items, **others):
         changed = {**facts, **others}
-        monkeypatch.setattr(launch, 'collect_facts', lambda items: {item: changed[item] for item in items})
-        status = launch.main(items)
+        monkeypatch.setattr(check_env, 'collect_facts', lambda items: {item: changed[item] for item in items})
+        status = check_env.run(check_env.parser().parse_args(items))
         return subprocess.CompletedProcess(items, status, *capsys.readouterr())
 
     return run

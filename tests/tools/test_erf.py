@@ -1,5 +1,6 @@
 """`tools/analysis/erf.py` as a user runs it: the fields of several backbones in one picture, one table, one file of numbers."""
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from hybrid_mm import commands
 from hybrid_mm.analysis import area, square_side
 from hybrid_mm.analysis import effective_receptive_field as field_of
-from hybrid_mm.analysis.erf_report import main, prepare_picture
+from hybrid_mm.analysis.erf_report import prepare_picture
+
+main = partial(commands.main, 'erf')
 from hybrid_mm.layers.layer_norm import LayerNorm2d
 
 FRACTIONS = [0.2, 0.5, 0.95, 0.99]
@@ -154,7 +158,7 @@ def test_field_behind_a_layer_norm_is_that_of_what_is_in_front():
     (['{tiny}/classifier.py', 'resnet.py', '--checkpoints', 'none'], '--checkpoints has 1 files for 2 configs; give one for'),
     (['{tiny}/classifier.py', '--checkpoints', 'no.pth'], '--checkpoints no.pth does not exist; give the path of a file'),
     (['{tiny}/classifier.py', '--checkpoints', 'other.pth'], 'other.pth does not fit the backbone: '),
-    (['resnet.py', '--checkpoints', 'other.pth'], 'other.pth does not fit ResNet: it lacks'),
+    (['resnet.py', '--checkpoints', 'other.pth'], 'the checkpoint other.pth is of another network: the file lacks'),
     (['{tiny}/classifier.py', '--images', 'nothing'], 'nothing does not exist; give a picture, a folder of pictures'),
     (['{tiny}/classifier.py', '--images', 'text'], 'text/text.png is no picture that OpenCV reads; remove it from the folder'),
     (['{tiny}/classifier.py', '--images', 'text', '--cfg-options', 'model.backbone.in_channels=4'], 'in_channels=4 of '),

@@ -1,6 +1,6 @@
 """`tools/deploy/export_onnx.py` as a user runs it: a file that agrees with torch, or one sentence and no file."""
-import importlib.util
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,10 +11,11 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from hybrid_mm.analysis.complexity import build_model
+from hybrid_mm import commands
 from hybrid_mm.deploy import build_network, networks, onnx_file, write_onnx
 from hybrid_mm.deploy.any_size import CellMeans
 from hybrid_mm.engine import SetupError
+from hybrid_mm.networks import build_model
 
 THIN = dict(  # no ParC in it: few operators
     arch=dict(_delete_=True, channels=[8, 8, 8, 16], depths=[1, 1, 1, 1]), insert_locations=[], layer_scale_init_value=1.)
@@ -28,13 +29,7 @@ CHILDREN = {
 CLASSIFIER, DETECTOR, SEGMENTOR = CHILDREN
 
 
-@pytest.fixture(scope='module')
-def export_onnx(root):
-    """The tool's `main`."""
-    spec = importlib.util.spec_from_file_location('export_onnx_tool', root / 'tools' / 'deploy' / 'export_onnx.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.export_onnx
+export_onnx = partial(commands.main, 'export_onnx')
 
 
 @pytest.fixture
@@ -56,7 +51,7 @@ def network(path, **kwargs):
     return build_network(Config.fromfile(path), **kwargs)
 
 
-def test_classifier_with_the_weights_of_a_checkpoint(export_onnx, config, tmp_path, capsys):
+def test_classifier_with_the_weights_of_a_checkpoint(config, tmp_path, capsys):
     path = config(CLASSIFIER)
     cfg = Config.fromfile(path)
     torch.manual_seed(0)
@@ -79,7 +74,7 @@ def test_classifier_with_the_weights_of_a_checkpoint(export_onnx, config, tmp_pa
     assert preprocessor == dict(mean=cfg.data_preprocessor.mean, std=cfg.data_preprocessor.std, to_rgb=True)
 
 
-def test_detector_without_boxes_at_any_size(export_onnx, config, tmp_path, capsys):
+def test_detector_without_boxes_at_any_size(config, tmp_path, capsys):
     export_onnx([config(DETECTOR), '--out', 'net.onnx', '--shape', '96', '--dynamic', '--part', 'backbone',
                  '--cfg-options', 'model.backbone.out_indices=[0,1]', 'model.neck.in_channels=[8,8]', '--opset', '20'])
     printed = capsys.readouterr().out
@@ -188,7 +183,7 @@ def test_a_failed_check_keeps_the_file_that_was_there(tmp_path):
     (SEGMENTOR, ['--out', 'net.onnx', '--part', 'neck'], '--part neck is not allowed: EncoderDecoder has none; choose '
      'from backbone, logits'),
 ])
-def test_a_fault_ends_with_a_sentence_before_work_starts(export_onnx, config, monkeypatch, tmp_path, parent, args, message):
+def test_a_fault_ends_with_a_sentence_before_work_starts(config, monkeypatch, tmp_path, parent, args, message):
     monkeypatch.setattr(torch.onnx, 'export', None)
     with pytest.raises(SystemExit) as raised:
         export_onnx([config(parent), *args])
@@ -196,7 +191,7 @@ def test_a_fault_ends_with_a_sentence_before_work_starts(export_onnx, config, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_exists_is_overwritten_on_demand_alone(export_onnx, config, tmp_path):
+def test_a_file_that_exists_is_overwritten_on_demand_alone(config, tmp_path):
     (tmp_path / 'net.onnx').write_text('of yesterday')
     with pytest.raises(SystemExit, match='Error: --out net.onnx exists; give another file, or pass --force'):
         export_onnx([config(CLASSIFIER), '--out', 'net.onnx'])
@@ -205,7 +200,7 @@ def test_a_file_that_exists_is_overwritten_on_demand_alone(export_onnx, config, 
 def test_checkpoint_of_another_network_is_refused(config):
     path = config(CLASSIFIER)
     torch.save(dict(state_dict={'backbone.stem.0.weight': torch.zeros(1)}), 'other.pth')
-    with pytest.raises(SetupError, match='the checkpoint other.pth is of another network: it lacks'):
+    with pytest.raises(SetupError, match='the checkpoint other.pth is of another network: the file lacks'):
         network(path, checkpoint='other.pth')
 
 

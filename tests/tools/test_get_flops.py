@@ -1,18 +1,13 @@
 """`tools/analysis/get_flops.py` as a user runs it: a table, a file of numbers, and one sentence for what cannot work."""
-import importlib.util
 import json
 import re
+from functools import partial
 
 import pytest
 
+from hybrid_mm import commands
 
-@pytest.fixture(scope='module')
-def get_flops(root):
-    """The tool's `main`."""
-    spec = importlib.util.spec_from_file_location('get_flops_tool', root / 'tools' / 'analysis' / 'get_flops.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+get_flops = partial(commands.main, 'get_flops')
 
 
 @pytest.fixture
@@ -22,7 +17,7 @@ def net(root, monkeypatch, tmp_path):
     return str(root / 'configs' / 'imagenet_parcnet_xs.py')
 
 
-def test_table_and_file_agree(get_flops, net, tmp_path, capsys):
+def test_table_and_file_agree(net, tmp_path, capsys):
     get_flops([net, '--shape', '64', '96', '--json', 'costs.json'])
     printed, costs = capsys.readouterr().out, json.loads((tmp_path / 'costs.json').read_text())
     assert printed.startswith('imagenet_parcnet_xs.py at 64x96 pixels, one image\n')
@@ -37,12 +32,12 @@ def test_table_and_file_agree(get_flops, net, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['costs.json']
 
 
-def test_one_number_is_both_sides(get_flops, net, capsys):
+def test_one_number_is_both_sides(net, capsys):
     get_flops([net, '--shape', '64'])
     assert 'at 64x64 pixels' in capsys.readouterr().out
 
 
-def test_settings_replace_those_of_the_config(get_flops, net, capsys):
+def test_settings_replace_those_of_the_config(net, capsys):
     get_flops([net, '--shape', '64', '--cfg-options', 'model.backbone.backend=fft', 'model.head.num_classes=10'])
     printed = capsys.readouterr().out
     assert re.search('FFT 0.0', printed)
@@ -60,7 +55,7 @@ def test_settings_replace_those_of_the_config(get_flops, net, capsys):
     (['{net}', '--cfg-options', 'model=None'], 'the config has no model; give the config of a detector, segmentor or class'),
     (['{net}', '--cfg-options', 'model.backbone.arch=huge'], "arch='huge' is unknown; choose from xs, s, h"),
 ])
-def test_a_fault_ends_with_a_sentence(get_flops, net, tmp_path, args, message):
+def test_a_fault_ends_with_a_sentence(net, tmp_path, args, message):
     with pytest.raises(SystemExit) as raised:
         get_flops([arg.format(net=net) for arg in args])
     assert raised.value.code.startswith(f'Error: {message}') and '\n' not in raised.value.code

@@ -1,5 +1,6 @@
 """`tools/analysis/grad_cam.py` as a user runs it: the heat lies where it is known to belong, on every kind of network."""
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,10 +14,12 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from torch import nn
 from torch.nn import functional as F
 
+from hybrid_mm import commands
 from hybrid_mm.analysis.cam_layers import as_map, find_place
-from hybrid_mm.analysis.cam_report import main
 from hybrid_mm.analysis.class_activation import METHODS, Explainer, first_principal
-from hybrid_mm.inference import PREDICTORS, infer
+from hybrid_mm.inference import PREDICTORS
+
+main, infer = (partial(commands.main, name) for name in ('grad_cam', 'infer'))
 
 COLOURS = dict(blue=(255, 0, 0), green=(0, 255, 0), red=(0, 0, 255))  # BGR
 SHAPES = ('disc', 'triangle', 'striped square', 'checked diamond')

@@ -2,6 +2,7 @@
 import json
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as rle
 
-from hybrid_mm.engine.launch import test as evaluate
-from hybrid_mm.inference import infer
+from hybrid_mm import commands
+
+infer, evaluate = (partial(commands.main, name) for name in ('infer', 'test'))
 
 SHAPES = ('disc', 'triangle', 'striped square', 'checked diamond')
 PALETTE = [[0, 0, 0], [200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0]]  # RGB
@@ -260,7 +262,7 @@ def test_a_folder_that_holds_something_is_used_by_force_alone(run, pictures, fol
     (['no.py', '{detector}.pth', '{image}'], 'Error: the config no.py does not exist; give the path of a file'),
     (['{tiny}/detector.py', 'no.pth', '{image}'], 'Error: checkpoint no.pth does not exist; give the path of a file'),
     (['{tiny}/detector.py', 'text', '{image}'], 'Error: checkpoint text is no checkpoint of PyTorch, or incomplete; give'),
-    (['{tiny}/detector.py', '{segmentor}.pth', '{image}'], 'Error: the checkpoint {segmentor}.pth is of another network: it '),
+    (['{tiny}/detector.py', '{segmentor}.pth', '{image}'], 'Error: the checkpoint {segmentor}.pth is of another network: the file '),
     (['{tiny}/classifier.py', '{segmentor}.pth', '{image}'], 'Error: the checkpoint {segmentor}.pth is of another network: '),
     (['{tiny}/detector.py', 'names.pth', '{image}'],
      'Error: num_classes=4 of model.roi_head.bbox_head disagrees with the training data, which have 2 classes: a, b; '),

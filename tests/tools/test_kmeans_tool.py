@@ -1,14 +1,14 @@
 """`tools/kmeans_references.py` as a user runs it: its file starts a training; what cannot work ends with a sentence."""
-import importlib.util
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from hybrid_mm import commands
 from hybrid_mm.compat import allow_training_checkpoints
-from hybrid_mm.engine.launch import train
 
 allow_training_checkpoints()
 
@@ -34,13 +34,7 @@ train_dataloader = dict(
 """
 
 
-@pytest.fixture(scope='module')
-def kmeans(root):
-    """The tool's `main`."""
-    spec = importlib.util.spec_from_file_location('kmeans_references_tool', root / 'tools' / 'kmeans_references.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+kmeans, train = (partial(commands.main, name) for name in ('kmeans_references', 'train'))
 
 
 @pytest.fixture
@@ -56,7 +50,7 @@ def weights(path):
     return torch.load(path, map_location='cpu')['state_dict']
 
 
-def test_a_training_starts_from_the_references(kmeans, folder, tiny, capsys):
+def test_a_training_starts_from_the_references(folder, tiny, capsys):
     kmeans([tiny('setformer'), 'found.pth', '--images', '4', '--tokens', '20', '--seed', '3'])
 
     printed = capsys.readouterr().out
@@ -83,7 +77,7 @@ def test_a_training_starts_from_the_references(kmeans, folder, tiny, capsys):
         assert all(torch.equal(trained[key], value) for key, value in found.items())
 
 
-def test_dense_config_takes_the_file_as_its_starting_weights(kmeans, folder, tiny):
+def test_dense_config_takes_the_file_as_its_starting_weights(folder, tiny):
     """`init_cfg` of our dense configs, with another checkpoint; a second run starts from the first one's weights."""
     dense = folder / 'dense.py'
     dense.write_text(f"_base_ = [{tiny('setformer')!r}]\n"
@@ -98,7 +92,7 @@ def test_dense_config_takes_the_file_as_its_starting_weights(kmeans, folder, tin
 
 
 @pytest.mark.parametrize('text, images', [(SEGMENTOR, 8), (CLASSIFIER, 20)])
-def test_segmentors_and_classifiers_use_each_image_once_where_there_are_fewer(kmeans, folder, shapes, pictures, capsys, text,
+def test_segmentors_and_classifiers_use_each_image_once_where_there_are_fewer(folder, shapes, pictures, capsys, text,
                                                                              images):
     (folder / 'net.py').write_text(text.format(shapes=shapes, pictures=pictures))
     kmeans(['net.py', 'found.pth', '--images', '1000'])
@@ -109,7 +103,7 @@ def test_segmentors_and_classifiers_use_each_image_once_where_there_are_fewer(km
     assert 'backbone.stages.3.0.attn.references' in weights('found.pth')
 
 
-def test_the_same_seed_gives_the_same_file(kmeans, folder, tiny):
+def test_the_same_seed_gives_the_same_file(folder, tiny):
     for name, seed in (('a', 5), ('b', 5), ('c', 6)):
         kmeans([tiny('setformer'), f'{name}.pth', '--images', '2', '--seed', str(seed)])
     a, b, c = (weights(f'{name}.pth') for name in 'abc')
@@ -117,7 +111,7 @@ def test_the_same_seed_gives_the_same_file(kmeans, folder, tiny):
     assert not torch.equal(a['backbone.stages.0.0.attn.references'], c['backbone.stages.0.0.attn.references'])
 
 
-def test_an_existing_file_is_overwritten_by_force_alone(kmeans, folder, tiny):
+def test_an_existing_file_is_overwritten_by_force_alone(folder, tiny):
     (folder / 'old.pth').write_text('old')
     with pytest.raises(SystemExit, match='^Error: old.pth exists; pass --force to overwrite it$'):
         kmeans([tiny('setformer'), 'old.pth', '--images', '2'])
@@ -148,7 +142,7 @@ def test_an_existing_file_is_overwritten_by_force_alone(kmeans, folder, tiny):
     (['{setformer}', 'out.pth', '--cfg-options', 'model.backbone.num_references=10'],
      '^Error: num_references=10 is not allowed'),
 ])
-def test_what_cannot_work_ends_with_a_sentence_and_no_file(kmeans, folder, tiny, args, message):
+def test_what_cannot_work_ends_with_a_sentence_and_no_file(folder, tiny, args, message):
     names = {name: tiny(name) for name in ('setformer', 'detector')}
     with pytest.raises(SystemExit) as raised:
         kmeans([arg.format(**names) for arg in args])
@@ -156,7 +150,7 @@ def test_what_cannot_work_ends_with_a_sentence_and_no_file(kmeans, folder, tiny,
     assert not list(folder.rglob('*.pth'))
 
 
-def test_a_missing_library_is_named_before_work(kmeans, folder, tiny, monkeypatch, capsys):
+def test_a_missing_library_is_named_before_work(folder, tiny, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'faiss', None)
     with pytest.raises(SystemExit, match='^Error: K-means of references needs faiss, .* run `pip install faiss-cpu`$'):
         kmeans([tiny('setformer'), 'out.pth'])

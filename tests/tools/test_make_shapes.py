@@ -1,5 +1,4 @@
 """The synthetic data set: its layouts, its annotations, and what makes it a fair first test of a detector."""
-import importlib.util
 import json
 import os
 import re
@@ -14,6 +13,9 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from hybrid_mm.commands import main
+from hybrid_mm.data import drawing, shapes
+
 SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'datasets' / 'make_shapes.py'
 TRAIN, VAL = 60, 25
 ADE_SPLITS = dict(train='training', val='validation')
@@ -21,18 +23,7 @@ SMALL = dict(train=3, val=2, size=(64, 80))
 
 
 @pytest.fixture(scope='module')
-def shapes():
-    spec = importlib.util.spec_from_file_location('make_shapes', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-@pytest.fixture(scope='module')
-def root(shapes, tmp_path_factory):
+def root(tmp_path_factory):
     out = tmp_path_factory.mktemp('data') / 'shapes'
     assert shapes.make_shapes(out, train=TRAIN, val=VAL) is True
     return out
@@ -72,11 +63,11 @@ def test_files_lie_where_coco_and_ade20k_have_them(root):
 
 
 @pytest.mark.parametrize('split', ADE_SPLITS)
-def test_annotation_file_has_the_fields_of_coco(root, shapes, split):
+def test_annotation_file_has_the_fields_of_coco(root, split):
     data = json.loads((root / f'coco/annotations/instances_{split}2017.json').read_text())
     assert list(data) == ['info', 'licenses', 'images', 'annotations', 'categories']
     assert [category['id'] for category in data['categories']] == [1, 2, 3, 4]
-    assert tuple(category['name'] for category in data['categories']) == shapes.CLASSES
+    assert tuple(category['name'] for category in data['categories']) == drawing.CLASSES
     assert all(set(category) == {'id', 'name', 'supercategory'} for category in data['categories'])
     image_fields = {'id', 'file_name', 'height', 'width', 'license', 'coco_url', 'flickr_url', 'date_captured'}
     assert all(set(image) == image_fields for image in data['images'])
@@ -126,7 +117,7 @@ def test_segmentation_is_the_union_of_the_instances(root, coco, split):
         assert np.array_equal(np.where(seg_map >= 2, seg_map, 0), expected)
 
 
-def test_polygons_follow_any_mask_exactly(shapes):
+def test_polygons_follow_any_mask_exactly():
     rng = np.random.default_rng(0)
     with_polygons = 0
     for density in np.linspace(0.02, 0.98, 60):
@@ -139,17 +130,17 @@ def test_polygons_follow_any_mask_exactly(shapes):
     assert with_polygons > 10
 
 
-def test_mask_with_a_hole_is_run_length_coded(shapes):
+def test_mask_with_a_hole_is_run_length_coded():
     mask = np.zeros((9, 11), bool)
     mask[:6, 2:9] = True
     mask[2:4, 4:6] = False
-    annotation = shapes._annotation(1, 1, shapes.Instance(label=0, mask=mask, area=38))
+    annotation = shapes._annotation(1, 1, drawing.Instance(label=0, mask=mask, area=38))
     assert annotation['segmentation']['size'] == [9, 11]
     rle = coco_mask.frPyObjects(annotation['segmentation'], 9, 11)
     assert np.array_equal(coco_mask.decode(rle), mask)
 
 
-def test_run_lengths_begin_with_the_zeros(shapes):
+def test_run_lengths_begin_with_the_zeros():
     assert shapes._run_lengths(np.array([[1, 0], [1, 1]], bool)) == dict(size=[2, 2], counts=[0, 2, 1, 1])
     assert shapes._run_lengths(np.array([[0, 0], [1, 1]], bool)) == dict(size=[2, 2], counts=[1, 1, 1, 1])
 
@@ -172,22 +163,22 @@ def test_unlabelled_pixels_lie_outside_of_crowds_too(root, coco):
     assert 0.2 * len(without_crowd) < with_unlabelled < 0.8 * len(without_crowd)
 
 
-def test_small_and_large_objects_and_up_to_six_in_a_picture(coco, shapes):
+def test_small_and_large_objects_and_up_to_six_in_a_picture(coco):
     areas = np.array([annotation['area'] for annotation in objects(coco['train'])])
     assert areas.min() < 20**2 and areas.max() > 90**2
     medium = (areas > 22**2) & (areas < 80**2)
     assert medium.mean() > 0.6
     counts = [sum(not annotation['iscrowd'] for annotation in coco['train'].imgToAnns[image_id])
               for image_id in coco['train'].imgs]
-    assert max(counts) == shapes.MAX_OBJECTS
+    assert max(counts) == drawing.MAX_OBJECTS
 
 
-def test_no_object_is_hidden_beyond_recognition_and_some_are_covered(shapes):
+def test_no_object_is_hidden_beyond_recognition_and_some_are_covered():
     shares = []
     for index in range(1, 31):
-        for instance in shapes.draw_scene(0, 'train', index, (192, 256)).instances:
+        for instance in drawing.draw_scene(0, 'train', index, (192, 256)).instances:
             shares.append(instance.mask.sum() / instance.area)
-    assert min(shares) >= shapes.MIN_VISIBLE
+    assert min(shares) >= drawing.MIN_VISIBLE
     assert np.mean(np.array(shares) < 0.95) > 0.1
 
 
@@ -206,13 +197,13 @@ def test_mean_colour_does_not_tell_the_class(root, coco):
     assert np.mean(nearest == labels[1::2]) < 0.35
 
 
-def test_textured_classes_have_two_tones_in_bars_of_four_pixels_or_more(shapes):
+def test_textured_classes_have_two_tones_in_bars_of_four_pixels_or_more():
     tones = [np.zeros(3), np.full(3, 200.)]
-    for label, name in enumerate(shapes.CLASSES):
+    for label, name in enumerate(drawing.CLASSES):
         textured = name not in ('disc', 'triangle')
-        for size in (shapes.MIN_TEXTURED_SIZE, 110):
+        for size in (drawing.MIN_TEXTURED_SIZE, 110):
             rng = np.random.default_rng(1)
-            patch, coverage = shapes._draw_object(rng, label, size, tones if textured else tones[1:])
+            patch, coverage = drawing._draw_object(rng, label, size, tones if textured else tones[1:])
             bright = patch.mean(axis=2) > 100
             share = bright[coverage == 1].mean()
             assert share == pytest.approx(0.5, abs=0.1) if textured else share == 1
@@ -220,13 +211,13 @@ def test_textured_classes_have_two_tones_in_bars_of_four_pixels_or_more(shapes):
             assert half_width >= 2
 
 
-def test_two_runs_give_the_same_bytes(shapes, tmp_path):
+def test_two_runs_give_the_same_bytes(tmp_path):
     for name in 'ab':
         shapes.make_shapes(tmp_path / name, train=13, val=2)
     assert contents(tmp_path / 'a') == contents(tmp_path / 'b')
 
 
-def test_pictures_do_not_depend_on_how_many_are_made(shapes, root, tmp_path):
+def test_pictures_do_not_depend_on_how_many_are_made(root, tmp_path):
     shapes.make_shapes(tmp_path / 'few', train=2, val=3)
     few, many = contents(tmp_path / 'few'), contents(root)
     pictures = [name for name in few if not name.endswith('.json')]
@@ -239,12 +230,12 @@ def test_pictures_do_not_depend_on_how_many_are_made(shapes, root, tmp_path):
         assert few_data['annotations'] == many_data['annotations'][:len(few_data['annotations'])]
 
 
-def test_seed_and_split_change_the_pictures(shapes):
+def test_seed_and_split_change_the_pictures():
     sources = ((0, 'train'), (1, 'train'), (0, 'val'))
-    assert len({shapes.draw_scene(seed, split, 1, (64, 80)).image.tobytes() for seed, split in sources}) == 3
+    assert len({drawing.draw_scene(seed, split, 1, (64, 80)).image.tobytes() for seed, split in sources}) == 3
 
 
-def test_second_run_does_nothing(shapes, tmp_path):
+def test_second_run_does_nothing(tmp_path):
     out = tmp_path / 'shapes'
     assert shapes.make_shapes(out, **SMALL) is True
     before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
@@ -253,7 +244,7 @@ def test_second_run_does_nothing(shapes, tmp_path):
 
 
 @pytest.mark.parametrize('change', [dict(seed=1), dict(train=2), dict(size=(80, 64))])
-def test_data_of_other_parameters_are_replaced(shapes, tmp_path, change):
+def test_data_of_other_parameters_are_replaced(tmp_path, change):
     shapes.make_shapes(tmp_path / 'shapes', **SMALL)
     assert shapes.make_shapes(tmp_path / 'shapes', **{**SMALL, **change}) is True
     shapes.make_shapes(tmp_path / 'expected', **{**SMALL, **change})
@@ -262,7 +253,7 @@ def test_data_of_other_parameters_are_replaced(shapes, tmp_path, change):
 
 @pytest.mark.parametrize('damage', ['coco/train2017/000000000002.jpg', 'coco/annotations/instances_val2017.json',
                                     'ade/ADEChallengeData2016/annotations'])
-def test_damaged_data_are_made_again(shapes, tmp_path, damage):
+def test_damaged_data_are_made_again(tmp_path, damage):
     out = tmp_path / 'shapes'
     shapes.make_shapes(out, **SMALL)
     expected = contents(out)
@@ -272,7 +263,7 @@ def test_damaged_data_are_made_again(shapes, tmp_path, damage):
     assert contents(out) == expected
 
 
-def test_interrupted_run_leaves_no_data_set_and_is_made_up_for(shapes, tmp_path, monkeypatch):
+def test_interrupted_run_leaves_no_data_set_and_is_made_up_for(tmp_path, monkeypatch):
     out = tmp_path / 'shapes'
 
     def interrupt(seed, split, index, size):
@@ -287,14 +278,14 @@ def test_interrupted_run_leaves_no_data_set_and_is_made_up_for(shapes, tmp_path,
     assert os.listdir(tmp_path) == ['shapes']
 
 
-def test_empty_folder_is_used(shapes, tmp_path):
+def test_empty_folder_is_used(tmp_path):
     out = tmp_path / 'shapes'
     out.mkdir()
     assert shapes.make_shapes(out, **SMALL) is True
 
 
 @pytest.mark.parametrize('name', ['shapes', 'shapes.unfinished'])
-def test_foreign_folder_is_left_alone(shapes, tmp_path, name):
+def test_foreign_folder_is_left_alone(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
     (folder / 'thesis.txt').write_text('mine')
@@ -303,7 +294,7 @@ def test_foreign_folder_is_left_alone(shapes, tmp_path, name):
     assert contents(tmp_path) == {f'{name}/thesis.txt': b'mine'}
 
 
-def test_file_in_the_way_is_left_alone(shapes, tmp_path):
+def test_file_in_the_way_is_left_alone(tmp_path):
     (tmp_path / 'shapes').write_text('mine')
     with pytest.raises(FileExistsError, match='is a file; choose a folder'):
         shapes.make_shapes(tmp_path / 'shapes', **SMALL)
@@ -316,15 +307,19 @@ def test_file_in_the_way_is_left_alone(shapes, tmp_path):
     (['--val', '500001'], 'val=500001 pictures is not allowed'),
     (['--seed', '-1'], 'seed=-1 is not allowed; choose 0 or more'),
 ])
-def test_bad_options_end_with_one_sentence_before_anything_is_written(shapes, tmp_path, capsys, options, message):
+def test_bad_options_end_with_one_sentence_before_anything_is_written(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as error:
-        shapes.main(['--out', str(tmp_path / 'shapes'), *options])
+        main('make_shapes', ['--out', str(tmp_path / 'shapes'), *options])
     assert error.value.code == 2
     assert re.search(message, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
-def test_command_says_where_the_data_are(tmp_path):
-    command = [sys.executable, str(SCRIPT), '--out', 'shapes', '--train', '2', '--val', '1', '--size', '64', '64']
-    lines = [subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert lines == [f'2 + 1 pictures of 64x64 with 4 classes {verb} shapes\n' for verb in ('made in', 'already in')]
+def test_command_says_where_the_data_are_and_needs_neither_torch_nor_openmmlab(tmp_path, capsys):
+    options = ['--out', str(tmp_path / 'shapes'), '--train', '2', '--val', '1', '--size', '64', '64']
+    code = (f"import runpy, sys; runpy.run_path({str(SCRIPT)!r}, run_name='__main__'); "
+            "print({name.split('.')[0] for name in sys.modules} & {'torch', 'mmengine', 'mmcv'})")
+    made = subprocess.run([sys.executable, '-c', code, *options], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    main('make_shapes', options)
+    lines = [f'2 + 1 pictures of 64x64 with 4 classes {verb} {tmp_path}/shapes\n' for verb in ('made in', 'already in')]
+    assert (made, capsys.readouterr().out) == (f'{lines[0]}set()\n', lines[1])

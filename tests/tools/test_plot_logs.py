@@ -1,14 +1,16 @@
 """`tools/analysis/plot_logs.py` as a user runs it: logs of resumed trainings are one curve, and the picture shows each run."""
 import json
 import math
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 
-from hybrid_mm.analysis.logs import choose_keys, main, read_run
-from hybrid_mm.engine.launch import train
+from hybrid_mm import commands
+from hybrid_mm.analysis.logs import choose_keys, read_run
 
+main, train = (partial(commands.main, name) for name in ('plot_logs', 'train'))
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # matplotlib's first two colours, RGB
 
 

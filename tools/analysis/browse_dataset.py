@@ -1,16 +1,9 @@
-"""Pictures as the network gets them: python tools/analysis/browse_dataset.py CONFIG [--split val] [--out DIR] [--number N]"""
+"""Pictures of a data set as the network gets them: python tools/analysis/browse_dataset.py CONFIG [options]"""
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the clone, without an installation
-
-from hybrid_mm.compat import flush_denormals, mend_torchvision  # noqa: E402
-
-# before torch starts its threads, and before anything imports torchvision
-flush_denormals()
-mend_torchvision()
-
-from hybrid_mm.analysis.browse import main  # noqa: E402
+from hybrid_mm.commands import main  # noqa: E402
 
 if __name__ == '__main__':
-    main()
+    main('browse_dataset')

@@ -1,65 +1,9 @@
-"""Hold images out of ImageNet's training data for a search: python tools/search/hold_out.py data/imagenet
-
-A search that looked at the validation data would tune itself to the images on which its result is judged. This writes
-meta/search_val.txt, as many images of each class, evenly spaced in the order of their names, and meta/search_train.txt, the
-rest. The images stay where they are.
-"""
-import argparse
-import os
+"""Hold images out of ImageNet's training data for a search: python tools/search/hold_out.py data/imagenet"""
 import sys
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
 
-_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
-
-
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('root', type=Path, help='folder with train/<class>/<image>')
-    parser.add_argument('--per-class', type=int, default=50, help='images of each class (default: %(default)s)')
-    parser.add_argument('--force', action='store_true', help='overwrite the two lists')
-    args = parser.parse_args(argv)
-    lists = [args.root / 'meta' / name for name in ('search_train.txt', 'search_val.txt')]
-    existing = [path for path in lists if path.exists()]
-    try:
-        if existing and not args.force:
-            raise ValueError(f'{existing[0]} exists; pass --force to overwrite it')
-        parts = split(args.root / 'train', args.per_class)
-    except ValueError as error:
-        raise SystemExit(f'Error: {error}') from None
-    lists[0].parent.mkdir(exist_ok=True)
-    for path, lines in zip(lists, parts):
-        partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-        partial.write_text('\n'.join(lines) + '\n')
-        os.replace(partial, path)
-        print(f'{path}: {len(lines)} images')
-
-
-def split(folder: Path, per_class: int) -> Tuple[List[str], List[str]]:
-    """Lines 'class/image label' for training and for validation.
-
-    Args:
-        folder: has a folder for each class.
-        per_class: images of each class for validation.
-
-    Raises:
-        ValueError: there is no class, or one that has not more images than are to be held out.
-    """
-    if per_class < 1:
-        raise ValueError(f'--per-class {per_class} is not allowed; choose 1 or more')
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if folder.is_dir() else []
-    if not classes:
-        raise ValueError(f'{folder} has no folders of classes; give the folder above train/<class>/<image>')
-    training, validation = [], []
-    for label, name in enumerate(classes):
-        images = sorted(image for image in os.listdir(folder / name) if image.lower().endswith(_EXTENSIONS))
-        if len(images) <= per_class:
-            raise ValueError(f'class {name} has {len(images)} images; choose --per-class below that')
-        held_out = {(2 * i + 1) * len(images) // (2 * per_class) for i in range(per_class)}
-        for number, image in enumerate(images):
-            (validation if number in held_out else training).append(f'{name}/{image} {label}')
-    return training, validation
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the clone, without an installation
+from hybrid_mm.commands import main  # noqa: E402
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main('hold_out')

@@ -1,17 +1,9 @@
-"""Train the supernet of a search config: python tools/search/supernet_train.py CONFIG [options of tools/train.py]"""
+"""Train the supernet of a search config: python tools/search/supernet_train.py CONFIG [options]"""
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the clone, without an installation
-
-from hybrid_mm.compat import flush_denormals, keep_freed_memory, mend_torchvision  # noqa: E402
-
-# before torch starts its threads, and before anything imports torchvision
-flush_denormals()
-keep_freed_memory()
-mend_torchvision()
-
-from hybrid_mm.search.launch import train_supernet  # noqa: E402
+from hybrid_mm.commands import main  # noqa: E402
 
 if __name__ == '__main__':
-    train_supernet()
+    main('supernet_train')

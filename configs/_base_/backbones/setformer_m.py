@@ -1,5 +1,4 @@
 # SeTformer mini; starts from the user's own run of imagenet_setformer_m.py, as no weights are public
 backbone = dict(type='hybrid_mm.SeTformer', arch='mini', drop_path_rate=0.2)
-pretrained = dict(
-    type='Pretrained', checkpoint='work_dirs/imagenet_setformer_m/epoch_300.pth', prefix='backbone.')
+pretrained = dict(type='hybrid_mm.Released', checkpoint='work_dirs/imagenet_setformer_m/epoch_300.pth')
 channels = [64, 128, 256, 512]

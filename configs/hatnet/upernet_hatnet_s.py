@@ -1,0 +1,9 @@
+# UperNet with HAT-Net small, ADE20K, 160k iterations
+_base_ = [
+    '../_base_/backbones/hatnet_s.py', '../_base_/models/upernet.py', '../_base_/datasets/ade20k.py',
+    '../_base_/schedules/adamw_160k.py', '../_base_/runtime_seg.py'
+]
+model = dict(
+    backbone=dict(_base_.backbone, init_cfg=_base_.released),
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]))

@@ -1,0 +1,8 @@
+# Mask R-CNN with ParC-ResNet50, COCO 1x: 12 epochs at a single scale
+_base_ = [
+    '../_base_/backbones/parc_r50.py', '../_base_/models/maskrcnn_fpn.py', '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/adamw_parc_1x.py', '../_base_/runtime_det.py'
+]
+model = dict(
+    backbone=dict(_base_.backbone, frozen_stages=1, init_cfg=_base_.pretrained),
+    neck=dict(in_channels=_base_.channels))

@@ -1,0 +1,6 @@
+# TransCNN small on ImageNet-1K at 256x256, 300 epochs from random weights
+_base_ = [
+    '../_base_/backbones/transcnn_s.py', '../_base_/models/classifier.py', '../_base_/datasets/imagenet_256.py',
+    '../_base_/schedules/adamw_300e.py', '../_base_/runtime_cls.py'
+]
+model = dict(backbone=_base_.backbone, head=dict(in_channels=_base_.channels[-1]))

@@ -1,0 +1,49 @@
+"""Write pictures of a data set as the network gets them.
+
+They are augmented but not yet normalised, with boxes and masks, the label map or the class drawn. Mixup and CutMix, which mix
+whole batches, are not seen.
+"""
+import argparse
+from pathlib import Path
+
+from hybrid_mm.analysis.browse import browse
+from hybrid_mm.errors import SetupError
+from hybrid_mm.inference.outputs import write_image
+from hybrid_mm.progress import Progress
+
+from .preflight import check_data
+from .shared import add_config, add_force, check_least, check_out_folder, parser_of, read_config
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
+    add_config(parser)
+    parser.add_argument('--split', choices=['train', 'val'], default='train', help='data to show (default: %(default)s)')
+    parser.add_argument('--out', type=Path,
+                        help='folder to write to; by default ./work_dirs/<name of the config>/browse_<split>')
+    parser.add_argument('--number', type=int, default=20,
+                        help='pictures to write, evenly spread over the data (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation (default: %(default)s)')
+    add_force(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    check_least(args, number=1)
+    if not 0 <= args.seed < 2**32:
+        raise SetupError(f'--seed {args.seed} is not allowed; choose 0 to {2**32 - 1}')
+    cfg = read_config(args.config, args.cfg_options)
+    out = args.out or Path(cfg.work_dir) / f'browse_{args.split}'
+    check_out_folder(out, args.force)
+    if cfg.get(f'{args.split}_dataloader') is None:
+        raise SetupError(f'the config has no {args.split}_dataloader; choose the other --split, or another config')
+    check_data(cfg, (args.split, ))
+    written = 0
+    with Progress('pictures', args.number) as progress:
+        for picture in browse(cfg, args.split, args.number, args.seed):
+            out.mkdir(parents=True, exist_ok=True)
+            write_image(out / f'{picture.index:06d}{"_" if picture.name else ""}{picture.name}.png', picture.drawn)
+            written += 1
+            progress.advance()
+    fewer = f', all that the {args.split} data have' if written < args.number else ''
+    print(f'{out}: {written} pictures{fewer}')

@@ -1,0 +1,148 @@
+"""Checks before anything is built or written: what the command line and the config name has to be there."""
+import inspect
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Iterator, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from hybrid_mm.data.datasets import check_categories, dataset_class, leaf_datasets, read_categories, reads_coco_files
+from hybrid_mm.errors import SetupError
+
+_VARIABLES = {  # launcher -> environment variables that its processes have, and how they are started
+    'pytorch': (('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'), 'bash tools/dist_train.sh CONFIG GPUS'),
+    'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'bash tools/slurm_train.sh PARTITION JOB CONFIG ...'),
+    'mpi': (('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MASTER_ADDR'), 'mpirun'),
+}
+
+
+def check_launcher(launcher: str) -> None:
+    """See that ``--launcher`` agrees with the environment.
+
+    Raises:
+        SetupError: a launcher started this process, but ``--launcher`` is missing; or the other way round; or a
+            launcher that needs GPUs runs without.
+    """
+    environ = os.environ
+    if launcher == 'none':
+        # each process would train on its own, all into the same folder
+        for name in ('LOCAL_RANK', 'WORLD_SIZE'):
+            if name == 'LOCAL_RANK' and name in environ or int(environ.get(name, 1)) > 1:
+                raise SetupError(f'{name}={environ[name]} is set, as a launcher of several processes does, but '
+                                 f'--launcher is missing; add --launcher pytorch, or unset {name} for a single process')
+        return
+    names, command = _VARIABLES[launcher]
+    missing = [name for name in names if name not in environ]
+    if missing:
+        raise SetupError(f'--launcher {launcher} needs the environment variables {", ".join(missing)}, which are not '
+                         f'set; start with `{command}`, or leave --launcher out for a single process')
+    if launcher != 'pytorch' and get_device() == 'cpu':
+        raise SetupError(f'--launcher {launcher} needs GPUs and there is none; without a GPU use --launcher pytorch')
+
+
+def check_file(path: str, what: str) -> None:
+    """See that a file exists.
+
+    Args:
+        path: the file.
+        what: what it is, for the message.
+    """
+    if not os.path.isfile(path):
+        raise SetupError(f'{what} {path} does not exist; give the path of a file')
+
+
+def check_checkpoint(path: Optional[str], what: str) -> None:
+    """See that a local checkpoint exists and is whole. One at another place, such as a URL, is left to the runner.
+
+    Args:
+        path: the file, or None.
+        what: the option that names it, for the message.
+    """
+    if path is None or '://' in path:
+        return
+    check_file(path, what)
+    with open(path, 'rb') as file:
+        is_legacy = file.read(2) == b'\x80\x02'  # torch's format before 1.6, a bare pickle
+    if not is_legacy and not zipfile.is_zipfile(path):
+        raise SetupError(f'{what} {path} is no checkpoint of PyTorch, or incomplete; give another file')
+
+
+def check_starting_weights(cfg: Config) -> None:
+    """See that each local file that a part of the model starts from, ``init_cfg.checkpoint``, exists and is whole.
+
+    Raises:
+        SetupError: one is not there, or no checkpoint.
+    """
+    for path, name in _starting_weights(cfg.model, 'model'):
+        if '://' not in path and not os.path.isfile(path):
+            init_cfg = name.rsplit('.', 1)[0]
+            raise SetupError(f'{name} {path} does not exist; give a file with `--cfg-options {name}=FILE`, or start from '
+                             f'random weights with `--cfg-options {init_cfg}=None`')
+        check_checkpoint(path, name)
+
+
+def _starting_weights(node: Any, name: str) -> Iterator[Tuple[str, str]]:
+    """File, or URL, and the name of its option in the config."""
+    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, part in parts:
+        if key == 'init_cfg':
+            for initialiser in part if isinstance(part, (list, tuple)) else [part]:
+                if isinstance(initialiser, dict) and isinstance(initialiser.get('checkpoint'), str):
+                    yield initialiser['checkpoint'], f'{name}.init_cfg.checkpoint'
+        yield from _starting_weights(part, f'{name}.{key}')
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> None:
+    """See that the data sets of a config are there, and that annotation files are COCO's where they should be.
+
+    Args:
+        cfg: the config.
+        splits: those of train, val and test that the run uses.
+
+    Raises:
+        SetupError: a folder or file is missing, or a file is not what the data set reads.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            continue
+        for name, dataset in leaf_datasets(loader.dataset, f'{split}_dataloader.dataset'):
+            _check_dataset(dataset, name, cfg.default_scope)
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            path, name = evaluator.get('ann_file'), f'{split}_evaluator.ann_file'
+            _check_path(path, name, name)
+            evaluates = evaluator.get('type') == 'CocoMetric' and not evaluator.get('format_only')
+            if evaluates and os.path.isfile(path or ''):
+                read_categories(path)  # here it has to have annotations
+
+
+def _check_dataset(dataset: dict, name: str, scope: str) -> None:
+    kind = dataset_class(dataset, scope)
+    if kind is None or dataset.get('backend_args') or 'download' in inspect.signature(kind).parameters:
+        return  # unknown to the registry, which says so; not on a local disk; or fetched when it is missing
+    root = dataset.get('data_root')
+    _check_path(root, f'{name}.data_root', f'{name}.data_root')
+    prefixes = dataset.get('data_prefix')
+    given = dict(ann_file=dataset.get('ann_file'), **(
+        {f'data_prefix.{key}': path for key, path in prefixes.items()} if isinstance(prefixes, dict) else
+        dict(data_prefix=prefixes)))
+    paths = {key: os.path.join(root or '', path) for key, path in given.items() if path and isinstance(path, str)}
+    for key, path in paths.items():
+        _check_path(path, f'{name}.{key}', f'{name}.data_root' if root else f'{name}.{key}')
+    ann_file = paths.get('ann_file', '')
+    if reads_coco_files(kind) and os.path.isfile(ann_file):
+        classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO['classes']
+        if not isinstance(classes, str):  # a file with names, which the data set reads
+            check_categories(ann_file, classes, with_annotations=not dataset.get('test_mode', False))
+
+
+def _check_path(path: Optional[str], name: str, option: str) -> None:
+    if not path or '://' in path or os.path.exists(os.path.expanduser(path)):
+        return
+    advice = f'put the data there or give their place with `--cfg-options {option}=PATH`'
+    if 'shapes' in Path(path).parts:
+        advice = f'make the data with `python tools/datasets/make_shapes.py`, or {advice}'
+    raise SetupError(f'{path}, the {name} of the config, does not exist; {advice}')

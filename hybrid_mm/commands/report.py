@@ -1,0 +1,40 @@
+"""The closing table of tools/quickstart.sh: what the last evaluation in a work folder found."""
+import argparse
+import json
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir', type=Path, help='such as work_dirs/quickstart')
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    print(report(args.work_dir))
+
+
+def report(work_dir: Path) -> str:
+    """Metrics, training time and place of the pictures, as text.
+
+    Args:
+        work_dir: a folder in which quickstart.sh has trained; its ``test`` subfolder holds one folder an evaluation.
+
+    Raises:
+        FileNotFoundError: no evaluation has finished there.
+    """
+    results = sorted(work_dir.glob('test/*/*.json'))
+    if not results:
+        raise FileNotFoundError(f'no finished evaluation lies in {work_dir / "test"}; run tools/quickstart.sh')
+    metrics = json.loads(results[-1].read_text())
+    minutes, seconds = divmod(int((work_dir / 'trained').read_text()), 60)
+    rows = [
+        ('box AP', f'{metrics["coco/bbox_mAP"]:.3f}'),
+        ('mask AP', f'{metrics["coco/segm_mAP"]:.3f}'),
+        ('training time', f'{minutes} min {seconds} s'),
+        ('checkpoint', (work_dir / 'last_checkpoint').read_text()),
+        ('pictures (left: truth, right: found)', str(results[-1].parent / 'pictures')),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return '\n'.join(f'{name:<{width}}  {value}' for name, value in rows)
+

@@ -1,0 +1,134 @@
+"""Search the best candidate of a trained supernet.
+
+The same command goes on where a killed search was, and ends with the same result.
+"""
+import argparse
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import List
+
+from mmengine.runner import find_latest_checkpoint
+
+from hybrid_mm.errors import SetupError
+from hybrid_mm.search.evaluate import load_supernet
+from hybrid_mm.search.results import rank, write_results
+from hybrid_mm.search.settings import (
+    STAGES,
+    STRATEGIES,
+    SearchSettings,
+    build_strategy,
+    identity,
+    read_cost,
+    read_settings,
+    read_space,
+)
+from hybrid_mm.search.space import distribution_of
+from hybrid_mm.search.store import Evaluation, Store
+from hybrid_mm.search.workers import Workers
+
+from .preflight import check_checkpoint, check_data
+from .shared import add_config, load_config, parser_of
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
+    add_config(parser, of='the supernet with the settings of the search, search.KEY=VALUE among its options')
+    parser.add_argument('--checkpoint', required=True,
+                        help='weights of the supernet: a file, or the work folder of its training for the last one')
+    parser.add_argument('--work-dir', help='folder of the search; by default ./work_dirs/<name of the config>_<strategy>')
+    parser.add_argument('--strategy', choices=STRATEGIES,
+                        help='hierarchical: the distribution of attention and convolution first, then the details; flat: both '
+                        'at once; random: no evolution')
+    parser.add_argument('--stage', choices=STAGES,
+                        help='part of a hierarchical search; by default what the space of the supernet leaves open')
+    parser.add_argument('--limit-gmacs', type=float, help='limit of true MACs of a candidate, in 10^9')
+    parser.add_argument('--metric', help='what to maximise: a name that the evaluator of the config returns, such as '
+                        'accuracy/top1, mIoU, coco/bbox_mAP')
+    parser.add_argument('--seed', type=int, help='of the search')
+    parser.add_argument('--generations', type=int, help='generations, of all stages together')
+    parser.add_argument('--processes', type=int, default=1,
+                        help='candidates evaluated at the same time, each in a process of its own: on a CPU with one thread, '
+                        'otherwise with one GPU (default: %(default)s). Makes no difference to the result')
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config, args.cfg_options)
+    settings = read_settings(cfg, **{name: getattr(args, name) for name in (
+        'strategy', 'stage', 'limit_gmacs', 'metric', 'seed', 'generations')})
+    space, cost = read_space(cfg), read_cost(cfg, settings)
+    strategy = build_strategy(settings, space, cost)
+    checkpoint = find_checkpoint(args.checkpoint)
+    check_data(cfg, ('train', 'val'))
+    folder = Path(args.work_dir or Path('work_dirs') / f'{Path(args.config).stem}_{settings.strategy}')
+    workers = Workers(cfg, settings, checkpoint, args.processes)
+    store = Store(folder, identity(cfg, settings, space, fingerprint(checkpoint)))
+    load_supernet(cfg, checkpoint)  # a wrong file is an error here, not one of each process
+    print(f'{space!r}; smallest and largest: {", ".join(f"{macs / 1e9:.6f} G MACs" for macs in cost.range(space))}', flush=True)
+    with workers:
+        history = run_strategy(strategy, store, workers, settings, cost)
+    configs = write_results(folder, cfg, settings, cost, history)
+    print(f'{configs[0]}: the best of {sum(map(len, history))}; train it with `python tools/train.py {configs[0]}`')
+    if {generation[0].stage for generation in history} == {'distribution'}:
+        best = rank([e for generation in history for e in generation])[0]
+        distribution = ','.join(map(str, distribution_of(best.candidate)))
+        print('the second supernet, of the details, trains and is searched with '
+              f'`--cfg-options model.backbone.arch.space.distribution={distribution}`')
+
+
+def run_strategy(strategy, store: Store, workers: Workers, settings: SearchSettings, cost) -> List[List[Evaluation]]:
+    """Evaluate generation after generation; what the store knows is not evaluated again.
+
+    Raises:
+        SetupError: the evaluator has no metric of the name in the settings; the message says which it has.
+    """
+    history: List[List[Evaluation]] = []
+    while True:
+        generation = strategy.propose(history)
+        if not generation.candidates:
+            return history
+        known = {c: store.get(generation.stage, c) for c in generation.candidates}
+        start, missing = time.monotonic(), [c for c, evaluation in known.items() if evaluation is None]
+        for candidate, metrics in workers.evaluate(missing):
+            if settings.metric not in metrics:
+                raise SetupError(f'--metric {settings.metric} is not among what val_evaluator of the config returns; choose '
+                                 f'from {", ".join(metrics)}')
+            known[candidate] = evaluation = Evaluation(
+                generation.stage, candidate, generation.number, metrics[settings.metric], cost.macs(candidate),
+                cost.parameters(candidate), metrics)
+            store.add(evaluation)
+            done = sum(e is not None for e in known.values())
+            print(f'{generation.stage} {generation.number + 1}, {done}/{len(known)}: {settings.metric} '
+                  f'{evaluation.metric:.4f}, {evaluation.macs / 1e9:.6f} G MACs', flush=True)
+        history.append([known[candidate] for candidate in generation.candidates])
+        best = min((e for past in history for e in past), key=lambda e: e.rank_key)
+        seconds = f', {time.monotonic() - start:.0f} s' if missing else ' from the store'
+        print(f'{generation.stage} {generation.number + 1}: {len(known)} candidates{seconds}; best so far {best.metric:.4f} at '
+              f'{best.macs / 1e9:.6f} G MACs', flush=True)
+
+
+def find_checkpoint(path: str) -> str:
+    """The checkpoint itself, or the last one of a work folder.
+
+    Raises:
+        SetupError: there is none, or the file is no checkpoint.
+    """
+    if os.path.isdir(path):
+        latest = find_latest_checkpoint(path)
+        if latest is None:
+            raise SetupError(f'--checkpoint {path} is a folder without a checkpoint; train the supernet with '
+                             f'`python tools/search/supernet_train.py CONFIG --work-dir {path}`, or give a file')
+        path = latest
+    check_checkpoint(path, '--checkpoint')
+    return path
+
+
+def fingerprint(path: str) -> str:
+    """A short name of the content of a file."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for chunk in iter(lambda: file.read(1 << 22), b''):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]

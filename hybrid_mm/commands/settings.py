@@ -1,0 +1,132 @@
+"""What the options of a command line make of a config."""
+import argparse
+from typing import Any, List
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.runner import find_latest_checkpoint
+
+from hybrid_mm.data.datasets import leaf_datasets
+from hybrid_mm.errors import SetupError
+
+_TTA_MODELS = {
+    'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    'mmseg': dict(type='SegTTAModel'),
+    'mmpretrain': dict(type='AverageClsScoreTTA'),
+}
+_TTA_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+
+
+def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
+    """Put ``--amp``, ``--auto-scale-lr`` and ``--resume`` into the config.
+
+    Raises:
+        SetupError: the config or the machine cannot do what an option asks for.
+    """
+    if args.amp:
+        if get_device() == 'cpu':
+            raise SetupError('--amp needs a GPU and there is none; leave --amp out')
+        optim_wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        if optim_wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise SetupError(f'--amp replaces OptimWrapper, but optim_wrapper.type={optim_wrapper!r}; leave --amp out')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise SetupError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, the total batch that '
+                             'its learning rate is for')
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+        if cfg.load_from or find_latest_checkpoint(cfg.work_dir):
+            _drop_initialisers(cfg.model)
+
+
+def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
+    """Put the checkpoint, ``--show``, ``--show-dir``, ``--tta`` and ``--out`` into the config.
+
+    Raises:
+        SetupError: the config cannot do what an option asks for.
+    """
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.show or args.show_dir:
+        _show(cfg, args)
+    if args.tta:
+        _augment(cfg)
+    if args.out is not None:
+        _keep_predictions(cfg, args.out)
+
+
+def _drop_initialisers(node: Any) -> None:
+    """Take what reads files of weights out of a nested config: a resumed model has all weights from its checkpoint."""
+    if isinstance(node, dict):
+        several = node.get('init_cfg') or ()
+        several = several if isinstance(several, (list, tuple)) else [several]
+        if any(initialiser.get('checkpoint') for initialiser in several):
+            node['init_cfg'] = [initialiser for initialiser in several if not initialiser.get('checkpoint')] or None
+        if node.get('pretrained'):
+            node['pretrained'] = None
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            _drop_initialisers(part)
+
+
+def _show(cfg: Config, args: argparse.Namespace) -> None:
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise SetupError('--show and --show-dir need a visualization hook in the default_hooks of the config, such as '
+                         "visualization=dict(type='DetVisualizationHook')")
+    if args.show:
+        hook.update(show=True, wait_time=args.wait_time)
+    hook['enable' if cfg.default_scope == 'mmpretrain' else 'draw'] = True
+    if cfg.default_scope == 'mmdet':
+        if args.show_dir:
+            hook.test_out_dir = args.show_dir
+        return
+    hook.interval = 1  # all pictures, as MMDetection
+    if args.show_dir and cfg.default_scope == 'mmpretrain':
+        hook.out_dir = args.show_dir
+    elif args.show_dir:
+        cfg.visualizer.save_dir = args.show_dir
+
+
+def _augment(cfg: Config) -> None:
+    if _predicts_masks(cfg.model):
+        raise SetupError('--tta merges boxes, but not masks, and roi_head.mask_head of the config predicts masks; '
+                         'evaluate the boxes alone with `--cfg-options model.roi_head.mask_head=None '
+                         'test_evaluator.metric=bbox`, or leave --tta out')
+    tta_model = cfg.get('tta_model') or _TTA_MODELS[cfg.default_scope]
+    datasets = [dataset for _, dataset in leaf_datasets(cfg.test_dataloader.dataset, '')]
+    tta_pipeline = cfg.get('tta_pipeline') or _flips(datasets[0].pipeline, cfg.default_scope)
+    cfg.model = ConfigDict(tta_model, module=cfg.model)
+    for dataset in datasets:
+        dataset.pipeline = tta_pipeline
+
+
+def _predicts_masks(model: dict) -> bool:
+    return (model.get('roi_head') or {}).get('mask_head') is not None
+
+
+def _flips(pipeline: List[dict], scope: str) -> List[dict]:
+    """A test pipeline that gives each image as it is and flipped."""
+    *head, pack = pipeline
+    if scope == 'mmdet':
+        pack = dict(pack, meta_keys=_TTA_META_KEYS)
+    flips = [dict(type='RandomFlip', prob=0.), dict(type='RandomFlip', prob=1.)]
+    return [*head, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+
+
+def _keep_predictions(cfg: Config, out: str) -> None:
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    if cfg.default_scope == 'mmseg':
+        for evaluator in evaluators:
+            evaluator.output_dir = out
+    elif not out.endswith(('.pkl', '.pickle')):
+        raise SetupError(f'--out {out} is not allowed; give a file that ends in .pkl or .pickle')
+    else:
+        kind = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+        cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=out)]

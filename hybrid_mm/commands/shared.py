@@ -1,0 +1,165 @@
+"""What commands share: reading a config, the device, and what they may write over."""
+import argparse
+import os
+from pathlib import Path
+from typing import Any, List, Optional, Sequence
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+
+from hybrid_mm.environment.libraries import require
+from hybrid_mm.errors import SetupError
+
+from .preflight import check_file
+
+
+def parser_of(doc: str) -> argparse.ArgumentParser:
+    """A parser that describes a command by its module's docstring, line by line."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_config(parser: argparse.ArgumentParser, of: str = 'a detector, segmentor or classifier', several: bool = False) -> None:
+    """The config, or ``several``, and the options that replace its settings; see `read_config`."""
+    if several:
+        parser.add_argument('configs', nargs='+', metavar='CONFIG', help=f'file of the config of {of}')
+    else:
+        parser.add_argument('config', metavar='CONFIG', help=f'file of the config of {of}')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings that replace those of the config, such as train_dataloader.batch_size=4; lists '
+                        'as "key=[a,b]" or key=a,b, nested ones as "key=[(a,b),(c,d)]", quoted and without blanks')
+
+
+def add_shape(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """``--shape``, see `both_sides`."""
+    parser.add_argument('--shape', nargs='+', type=int, metavar='PIXELS',
+                        **{'help': 'height and width of the image, or one number for both', **options})
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--device', help='such as cpu or cuda:1; by default a GPU if there is one')
+
+
+def add_force(parser: argparse.ArgumentParser, what: str = 'write into a folder that is not empty') -> None:
+    parser.add_argument('--force', action='store_true', help=what)
+
+
+def load_config(path: str, options: Optional[dict] = None) -> Config:
+    """A config with ``--cfg-options``; its library is installed.
+
+    Args:
+        path: the file.
+        options: settings that replace its own.
+
+    Raises:
+        SetupError: there is no such file, or its library is missing.
+    """
+    check_file(path, 'the config')
+    cfg = Config.fromfile(path)
+    if options is not None:
+        cfg.merge_from_dict(options)
+    require(cfg.get('default_scope'))
+    return cfg
+
+
+def read_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None, launcher: str = 'none') -> Config:
+    """A config with all that a runner needs: see `load_config`, and
+
+    Args:
+        work_dir: the work folder; by default what the config says, or else ./work_dirs/<name of the config>.
+        launcher: what started the processes.
+    """
+    cfg = load_config(path, options)
+    cfg.launcher = launcher
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('./work_dirs', Path(path).stem)
+    if cfg.get('default_scope') == 'mmpretrain':
+        _complete_loaders(cfg)
+    return cfg
+
+
+def both_sides(shape: Optional[List[int]]) -> Optional[List[int]]:
+    """``--shape`` as height and width."""
+    return shape * 2 if shape is not None and len(shape) == 1 else shape
+
+
+def find_device(name: Optional[str]) -> str:
+    """The device of this name, by default a GPU if there is one.
+
+    Raises:
+        SetupError: it is not there.
+    """
+    if name is None:
+        return get_device()
+    there = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+    there += [get_device()] if get_device() not in ('cpu', 'cuda') else []
+    if name not in there and not (name == 'cuda' and torch.cuda.is_available()):
+        raise SetupError(f'--device {name} is not there; choose from {", ".join(there)}')
+    return name
+
+
+def check_least(args: argparse.Namespace, **least: int) -> None:
+    """See that options of whole numbers, such as ``batch_size=1``, are not below their least value.
+
+    Raises:
+        SetupError: one is.
+    """
+    for name, value in least.items():
+        if getattr(args, name) < value:
+            raise SetupError(f'--{name.replace("_", "-")} {getattr(args, name)} is not allowed; choose {value} or more')
+
+
+def check_out_folder(path: Path, force: bool = False) -> None:
+    """See that a folder can take the output: it is empty or not there.
+
+    Args:
+        path: the folder.
+        force: allow one that holds something, whose files of the same names are then overwritten.
+
+    Raises:
+        SetupError: it is a file, lies below one, or holds something.
+    """
+    for folder in (path, *path.parents):
+        if folder.exists() and not folder.is_dir():
+            raise SetupError(f'--out {path} is not allowed, since {folder} is a file; give a folder')
+    if not force and path.is_dir() and any(path.iterdir()):
+        raise SetupError(f'--out {path} is not empty; give another folder, or pass --force to overwrite what has the same name')
+
+
+def check_out_file(path: Path, suffixes: Sequence[str] = (), force: bool = False, option: str = '--out ') -> None:
+    """See that a file can be written.
+
+    Args:
+        path: the file.
+        suffixes: allowed endings, such as ``'.png'``; any if there are none.
+        force: allow a file that exists.
+        option: that names it, for the message.
+
+    Raises:
+        SetupError: it has another ending, its folder is not there, it is a folder itself, or it exists.
+    """
+    if suffixes and path.suffix not in suffixes:
+        raise SetupError(f'{option}{path} is not allowed; give a file that ends in {", ".join(suffixes)}')
+    if not path.parent.is_dir():
+        raise SetupError(f'the folder {path.parent} of {option}{path} does not exist; make it, or give another file')
+    if path.is_dir():
+        raise SetupError(f'{option}{path} is a folder; give a file')
+    if path.exists() and not force:
+        raise SetupError(f'{option}{path} exists; give another file, or pass --force to overwrite it')
+
+
+def _complete_loaders(cfg: Config) -> None:
+    """What MMPretrain's own tools add to the loaders of a config."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is not None:
+            loader.setdefault('pin_memory', True)
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+
+
+def count(number: int, what: str) -> str:
+    """Such as 1 picture, 2 pictures."""
+    return f'{number} {what}{"" if number == 1 else "s"}'

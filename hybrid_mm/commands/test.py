@@ -1,0 +1,36 @@
+"""Evaluate a detector, a segmentor or a classifier."""
+import argparse
+
+from .preflight import check_checkpoint, check_data, check_launcher
+from .runner import runner_of
+from .settings import set_up_testing
+from .shared import add_config, read_config
+from .train import add_launcher
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_config(parser)
+    parser.add_argument('checkpoint', help='file of the checkpoint')
+    parser.add_argument('--work-dir', help='folder for logs and metrics; by default ./work_dirs/<name of the config>')
+    parser.add_argument('--out',
+                        help='where to keep the predictions: a .pkl file for detection and classification, a folder of '
+                        'label maps (png) for segmentation')
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='folder for pictures with the predictions; for detection it lies in '
+                        '<work folder>/<time of the start>')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds to show each picture')
+    parser.add_argument('--tta', action='store_true',
+                        help='test-time augmentation: tta_model and tta_pipeline of the config, or flips')
+    add_launcher(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    check_launcher(args.launcher)
+    cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    set_up_testing(cfg, args)
+    check_checkpoint(args.checkpoint, 'checkpoint')
+    check_data(cfg, ('test', ))
+    with runner_of(cfg, args.local_rank) as runner:
+        runner.test()

@@ -1,0 +1,40 @@
+"""Train a detector, a segmentor or a classifier."""
+import argparse
+
+from .preflight import check_checkpoint, check_data, check_launcher, check_starting_weights
+from .runner import runner_of
+from .settings import set_up_training
+from .shared import add_config, read_config
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_config(parser)
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints; by default ./work_dirs/<name of the config>')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision; needs a GPU')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate with the total batch, as auto_scale_lr of the config says')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from a checkpoint; "auto", or nothing, stands for the last one in the work folder, '
+                        'if there is one')
+    add_launcher(parser)
+    return parser
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """What tools/dist_train.sh and the like set, see `check_launcher`."""
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='what started the processes; tools/dist_train.sh and the like set it')
+    # from old launchers of torch; the present one sets the variable LOCAL_RANK
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_launcher(args.launcher)
+    cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    set_up_training(cfg, args)
+    check_checkpoint(cfg.get('load_from'), '--resume' if args.resume else 'load_from')
+    check_starting_weights(cfg)
+    check_data(cfg, ('train', 'val'))
+    with runner_of(cfg, args.local_rank) as runner:
+        runner.train()

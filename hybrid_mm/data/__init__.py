@@ -1,0 +1,1 @@
+"""What a user's data are, and what can be wrong with them."""

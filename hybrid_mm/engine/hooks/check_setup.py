@@ -1,0 +1,67 @@
+"""Checks between building and training: do data, heads and checkpoint belong together?"""
+from typing import Any, Iterator, Tuple
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+
+from hybrid_mm.checkpoints.fit import check_heads, fitting, weights_in
+from hybrid_mm.data.datasets import check_categories, leaf_datasets, reads_coco_files
+from hybrid_mm.errors import SetupError, shorten
+from hybrid_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CheckSetupHook(Hook):
+    """Stop before training or testing if data, model and checkpoint do not fit together.
+
+    Without it MMDetection trains with wrong labels where the classes disagree with the annotation file, and the runner
+    goes on with random weights where a checkpoint is of another network.
+
+    Raises:
+        SetupError: a data set is empty; ``num_classes`` of a head is not the number of the data's classes; a class is
+            not in the COCO file; training and validation data have different classes; the tensors of a checkpoint are
+            not those of the model. Resuming needs exactly these; testing may do without a head of the file, such as an
+            auxiliary one; ``load_from`` in training takes the backbone's, since fine-tuning starts with new heads.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        model = _unwrap(runner.model)
+        first_classes = None
+        for split, dataset in _built_datasets(runner):
+            if len(dataset) == 0:
+                raise SetupError(f'{split}_dataloader.dataset is empty; check its ann_file, data_prefix and filter_cfg')
+            for _, leaf in leaf_datasets(dataset, split):
+                if reads_coco_files(type(leaf)):
+                    check_categories(leaf.ann_file, leaf.metainfo['classes'], with_annotations=not leaf.test_mode)
+            metainfo = getattr(dataset, 'metainfo', None)
+            classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
+            if classes is None:
+                continue
+            check_heads(model, classes, split)
+            if first_classes is not None and list(classes) != list(first_classes):
+                raise SetupError(f'the classes of the {split} data, {shorten(classes)}, are not those of the training '
+                                 f'data, {shorten(first_classes)}; give both the same metainfo.classes')
+            first_classes = classes
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        testing = not isinstance(runner._train_loop, BaseLoop)
+        part = 'model' if testing or runner._resume else 'backbone'
+        fitting(weights_in(checkpoint), _unwrap(runner.model), runner._load_from or 'to resume from', part, spare_heads=testing)
+
+
+def _built_datasets(runner: Runner) -> Iterator[Tuple[str, Any]]:
+    """Split and data set of the loops of this run; the others are still configs."""
+    for split in ('train', 'val', 'test'):
+        loop = getattr(runner, f'_{split}_loop')
+        if isinstance(loop, BaseLoop):
+            yield split, loop.dataloader.dataset
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model

@@ -1,0 +1,278 @@
+"""Self-optimal transport (SeT) in place of softmax attention, arXiv 2401.03540.
+
+Every token sends its value to m references along the plan of an entropic optimal transport, and takes back what the references
+have collected; the cost is linear in the number of tokens. `SelfOptimalTransport` works on tokens, `SelfOptimalTransport2d` on
+maps. No official code exists and parts of the paper are not public: what is the paper's and what is this project's decision is
+said in the docstrings, and in the README.
+
+This file needs torch alone.
+"""
+import math
+from contextlib import nullcontext
+from typing import ContextManager, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from ..tracing import needs_plain
+from . import plain
+from .choice import choose
+from .definition import Prior, Similarity, position_prior_1d, position_prior_2d
+
+
+class SelfOptimalTransport(nn.Module):
+    """Multi-head self-optimal transport of tokens.
+
+    .. code-block:: text
+
+        v   = linear(x), split into heads of d channels
+        T   = plan between v / |v| and references y / |y|: entropic optimal transport with uniform marginals
+        A   = what each reference collects from the values, along T * M
+        out = linear(what each token takes back from A, along T * M)
+
+    The paper's: kernel similarity to references, the entropic plan, Sinkhorn, the prior M multiplied into the plan, collecting
+    along it, Nyström features, references from K-means. This project's decisions, where the paper is silent or not public: the
+    way back from references to tokens (after OTKE, whose surrogate plan between all pairs is ``m T T^T``), one projection for
+    keys and values, weights along ``T * M`` that sum to 1, the prior on maps, and all default values.
+
+    Args:
+        channels: C, a multiple of ``head_dim``.
+        num_references: m. Its cost is proportional; it does not depend on the number of tokens.
+        head_dim: channels d of one head.
+        similarity: 'gaussian', ``exp(-|x - y|^2 / (2 sigma^2))``, or 'dot', of unit vectors.
+        sigma: bandwidth of 'gaussian'.
+        eps: weight of the entropy. The smaller, the sharper the plan, and the more iterations it needs.
+        iterations: of Sinkhorn, rows first, columns last: column sums are exact, row sums approximate.
+        prior: '1d' on flattened tokens, as in the paper; '2d' on maps, with the references on a square grid; None.
+        tau: width of the prior as a share of the sequence or side. At 0.1 it is local, at 0.5 it reaches most of the map.
+        references: 'learnable', or 'frozen' as they are made or loaded.
+        nystrom: transport Nyström features of the values, ``k(z, z)^(-1/2) k(z, v)``, with d learnable centres z.
+        recompute: in training, compute the plan anew in the backward pass, and so keep no (n, m) array for it. The backends
+            'blocks' and 'triton' do so always.
+        backend: 'triton', kernels that store no (n, m) array, for CUDA in float32; 'blocks', blocks of tokens that stay in the
+            cache of a CPU, where eps is not too small for products in place of logarithms; 'plain', operators on whole arrays;
+            'auto', the one made for the device where it can run, else 'plain'. Before their first use the kernels are compared
+            with 'plain' on a small input; where they differ a warning says so, and 'auto' takes 'plain', 'triton' does not.
+        debug: report a plan that underflows as a FloatingPointError. So does ``torch.autograd.set_detect_anomaly(True)``.
+
+    Shape:
+        (B, n, C) -> (B, n, C).
+
+    Raises:
+        ValueError: an argument is outside of what is allowed.
+    """
+
+    def __init__(self,
+                 channels: int,
+                 num_references: int = 49,
+                 head_dim: int = 32,
+                 similarity: str = 'gaussian',
+                 sigma: float = 1.,
+                 eps: float = 0.03,
+                 iterations: int = 10,
+                 prior: Optional[str] = '1d',
+                 tau: float = 0.5,
+                 references: str = 'learnable',
+                 nystrom: bool = False,
+                 recompute: bool = True,
+                 backend: str = 'auto',
+                 debug: bool = False) -> None:
+        super().__init__()
+        if head_dim < 1 or channels < 1 or channels % head_dim:
+            raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a divisor of the channels')
+        for name, value, allowed in (('similarity', similarity, ('gaussian', 'dot')), ('prior', prior, ('1d', '2d', None)),
+                                     ('references', references, ('learnable', 'frozen')),
+                                     ('backend', backend, ('auto', 'plain', 'blocks', 'triton'))):
+            if value not in allowed:
+                raise ValueError(f'{name}={value!r} is unknown; choose from {", ".join(map(repr, allowed))}')
+        for name, value in (('num_references', num_references), ('iterations', iterations)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name}={value!r} is not allowed; choose a whole number, 1 or more')
+        for name, value in (('eps', eps), ('sigma', sigma), ('tau', tau)):
+            if not value > 0:
+                raise ValueError(f'{name}={value} is not allowed; choose a number above 0')
+        if prior == '2d' and math.isqrt(num_references)**2 != num_references:
+            raise ValueError(f"num_references={num_references} is not allowed with prior='2d', which lays the references on a "
+                             f'square grid; choose a square such as {math.isqrt(num_references)**2}, or another prior')
+        self.channels = channels
+        self.num_heads = channels // head_dim
+        self.num_references = num_references
+        self.similarity = Similarity(similarity, sigma, eps)
+        self.iterations = iterations
+        self.prior = prior
+        self.tau = tau
+        self.recompute = recompute
+        self.backend = backend
+        self.debug = debug
+
+        self.value = nn.Linear(channels, channels)
+        self.proj = nn.Linear(channels, channels)
+        self.references = nn.Parameter(
+            torch.empty(self.num_heads, num_references, head_dim), requires_grad=references == 'learnable')
+        for head in self.references.data:
+            nn.init.xavier_uniform_(head)
+        if nystrom:
+            self.centres = nn.Parameter(torch.empty(self.num_heads, head_dim, head_dim))
+            for head in self.centres.data:
+                nn.init.xavier_uniform_(head)
+        else:
+            self.centres = None
+
+    def forward(self, x: Tensor, mask: Optional[Tensor] = None, size: Optional[Tuple[int, int]] = None) -> Tensor:
+        """Exchange values between tokens.
+
+        Args:
+            x: (B, n, C); n may be below m.
+            mask: (B, n) bool, True for real tokens. Padding takes no part, and gets the bias of the output projection.
+            size: height and width of the map that the tokens are, row by row; needed for the prior '2d'.
+
+        Returns:
+            (B, n, C).
+        """
+        v = self.value(x)
+        with _full_precision(x):  # plans and their weights, 1/(nm), need float32's range
+            values, keys, references, prior = self._prepare(v, mask, size)
+            arguments = values, keys, references, self.similarity, self.iterations, prior, mask
+            way = choose(values, references, self.similarity, prior, mask, self.backend)
+            if way is plain.transport and self.recompute and torch.is_grad_enabled() and not needs_plain():
+                out = checkpoint(way, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                out = way(*arguments)
+            if not needs_plain() and (self.debug or torch.is_anomaly_enabled()):
+                self._check(out, keys)
+        return self.proj(out.transpose(1, 2).flatten(2).to(v.dtype))  # (B, h, n, d) -> (B, n, C)
+
+    def plan(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+        """The plan T of tokens (B, n, C), before the prior: (B, h, n, m), column sums 1/m, row sums about 1/n."""
+        with _full_precision(x):
+            _, keys, references, _ = self._prepare(self.value(x.to(self.value.weight.dtype)), mask, None, positions=False)
+            return plain.plan(keys, references, self.similarity, self.iterations, mask)
+
+    def pooled(self, x: Tensor, mask: Optional[Tensor] = None, size: Optional[Tuple[int, int]] = None) -> Tensor:
+        """The set that the references collect from tokens (B, n, C): A, (B, h, m, d). Arguments as for `forward`."""
+        with _full_precision(x):
+            values, keys, references, prior = self._prepare(self.value(x.to(self.value.weight.dtype)), mask, size)
+            return plain.pooled(values, keys, references, self.similarity, self.iterations, prior, mask)
+
+    def extra_repr(self) -> str:
+        kind, sigma, eps = self.similarity
+        return (f'num_heads={self.num_heads}, num_references={self.num_references}, similarity={kind!r}, sigma={sigma}, '
+                f'eps={eps}, iterations={self.iterations}, prior={self.prior!r}, tau={self.tau}')
+
+    def _prepare(self, v: Tensor, mask: Optional[Tensor], size: Optional[Tuple[int, int]], positions: bool = True):
+        """Values and keys (B, h, n, d), unit references (h, m, d) and the prior, in float32 or float64."""
+        v = v.to(torch.promote_types(v.dtype, torch.float32))
+        values = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C) -> (B, h, n, d)
+        keys = F.normalize(values, dim=-1) if needs_plain() else _Unit.apply(values)
+        references = F.normalize(self.references.to(v.dtype), dim=-1)
+        if self.centres is not None:
+            values = nystrom_features(keys, F.normalize(self.centres.to(v.dtype), dim=-1), self.similarity)
+        return values, keys, references, self._prior(v, mask, size) if positions else None
+
+    def _prior(self, v: Tensor, mask: Optional[Tensor], size: Optional[Tuple[int, int]]) -> Optional[Prior]:
+        if self.prior == '1d':
+            return position_prior_1d(v.shape[1], self.num_references, self.tau, v, mask)
+        if self.prior == '2d':
+            if size is None or size[0] * size[1] != v.shape[1]:
+                raise ValueError(f"size={size} does not fit {v.shape[1]} tokens; prior='2d' needs the height and width of the "
+                                 'map that the tokens are')
+            return position_prior_2d(size, self.num_references, self.tau, v)
+        return None
+
+    def _check(self, out: Tensor, keys: Tensor) -> None:
+        # exp(L + f + g) balances whatever L is finite: a plan without mass in a row or column shows as infinity or NaN
+        if not out.isfinite().all():
+            cause = 'its values are not finite' if keys.isfinite().all() else 'the tokens that came in are not finite'
+            raise FloatingPointError(f'the transport plan underflows: {cause}, at {self.extra_repr()}; '
+                                     'choose a larger eps or tau')
+
+
+class SelfOptimalTransport2d(SelfOptimalTransport):
+    """`SelfOptimalTransport` of the positions of a map, with a prior on the map by default.
+
+    Args:
+        channels: C, a multiple of ``head_dim``.
+        prior: '2d', '1d' on the rows one behind the other, or None.
+        kwargs: see `SelfOptimalTransport`.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W) at any H and W, channels_last.
+    """
+
+    def __init__(self, channels: int, *args, prior: Optional[str] = '2d', **kwargs) -> None:
+        super().__init__(channels, *args, prior=prior, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[2:]
+        tokens = x.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H*W, C), a view if x is channels_last
+        out = super().forward(tokens, size=(H, W))
+        return out.unflatten(1, (H, W)).permute(0, 3, 1, 2)  # (B, H*W, C) -> (B, C, H, W)
+
+
+class _Unit(torch.autograd.Function):
+    """Vectors over their lengths, as ``F.normalize(x, dim=-1)`` with a third of the passes over memory in its backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+        unit = x / length
+        ctx.save_for_backward(unit, length)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        unit, length = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, unit)[..., None]
+        return torch.addcmul(grad, unit, along, value=-1).div_(length)
+
+
+def _full_precision(x: Tensor) -> ContextManager:
+    # meta tensors, on which costs are counted, know no autocast
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def nystrom_features(keys: Tensor, centres: Tensor, similarity: Similarity) -> Tensor:
+    """Features whose inner products approximate a kernel: ``k(z, z)^(-1/2) k(z, x)`` (arXiv 2401.03540, after Nyström).
+
+    Args:
+        keys: unit vectors x, (B, h, n, d).
+        centres: unit vectors z, (h, k, d).
+        similarity: the kernel.
+
+    Returns:
+        (B, h, n, k).
+    """
+    return similarity(keys, centres) @ _InverseRoot.apply(similarity(centres, centres))[0]
+
+
+class _InverseRoot(torch.autograd.Function):
+    """``A^(-1/2)`` of symmetric matrices, each eigenvalue l as 1 / (sqrt(max(l, 0)) + 0.01), as in the paper's parent, OTKE.
+
+    Its gradient is finite where eigenvalues coincide, as those of a kernel of far centres nearly do; eigh's is not.
+    """
+
+    generate_vmap_rule = True  # for torch.func
+
+    @staticmethod
+    def forward(A):
+        eigenvalues, U = torch.linalg.eigh(A)
+        root = eigenvalues.clamp(min=0).sqrt()
+        return (U / (root + 0.01)[..., None, :]) @ U.transpose(-1, -2), root, U
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        root, U = ctx.saved_tensors
+        a, b = root[..., :, None], root[..., None, :]
+        # divided differences of 1/(s + 0.01) over s^2: (f(a^2) - f(b^2)) / (a^2 - b^2) without the cancellation
+        differences = -1 / ((a + 0.01) * (b + 0.01) * (a + b).clamp(min=1e-6))
+        inner = U.transpose(-1, -2) @ (grad + grad.transpose(-1, -2)) / 2 @ U
+        return U @ (inner * differences) @ U.transpose(-1, -2)

@@ -1,0 +1,85 @@
+"""The transport by operators on whole arrays of tokens and references: the way that runs everywhere, and is seen through.
+
+This file needs torch alone.
+"""
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from .definition import Prior, Similarity, real_tokens
+from .sinkhorn import balance, times_columns, times_rows
+
+
+def transport(values: Tensor,
+              keys: Tensor,
+              references: Tensor,
+              similarity: Similarity,
+              iterations: int,
+              prior: Optional[Prior] = None,
+              mask: Optional[Tensor] = None) -> Tensor:
+    """Values of all tokens, exchanged through the references along the plan.
+
+    Without prior this is ``n m T T^T V``, symmetric and positive semi-definite in the tokens; with a prior, both factors are
+    normalised to weights that sum to 1.
+
+    Args:
+        values: V, (B, h, n, d).
+        keys: unit vectors (B, h, n, k).
+        references: unit vectors (h, m, k).
+        similarity: of keys and references.
+        iterations: of Sinkhorn.
+        prior: position prior, or None.
+        mask: (B, n) bool, True for real tokens; padding sends nothing and gets zeros. None: all are real.
+
+    Returns:
+        (B, h, n, d).
+    """
+    logits = similarity.logits(keys, references)
+    cells, (K, f, g) = _pool(values, logits, similarity.is_narrow(prior), iterations, prior, mask)
+    if similarity.is_narrow(prior):  # here f and g are factors
+        out = K @ (g[..., None] * cells)
+        out = out / times_columns(K, g)[..., None] if prior else out * (f * real_tokens(keys, mask))[..., None]
+    elif prior:
+        out = torch.softmax(K + g[..., None, :], -1) @ cells
+    else:
+        out = torch.exp(K + f[..., None] + g[..., None, :]) @ cells * real_tokens(keys, mask)[..., None]
+    return out if mask is None else out * mask[:, None, :, None]
+
+
+def pooled(values: Tensor,
+           keys: Tensor,
+           references: Tensor,
+           similarity: Similarity,
+           iterations: int,
+           prior: Optional[Prior] = None,
+           mask: Optional[Tensor] = None) -> Tensor:
+    """What each reference collects, ``A = m T^T V`` without prior: (B, h, m, d). Arguments as for `transport`."""
+    logits = similarity.logits(keys, references)
+    return _pool(values, logits, similarity.is_narrow(prior), iterations, prior, mask)[0]
+
+
+def plan(keys: Tensor,
+         references: Tensor,
+         similarity: Similarity,
+         iterations: int,
+         mask: Optional[Tensor] = None) -> Tensor:
+    """The plan T before the prior, (B, h, n, m). Arguments as for `transport`."""
+    logits = similarity.logits(keys, references)
+    f, g = balance(logits, iterations, mask, False)
+    return torch.exp(logits + f[..., None] + g[..., None, :])
+
+
+def _pool(values, logits, narrow, iterations, prior, mask):
+    """Cells (B, h, m, d); and kernel with prior, f, g: as numbers to multiply if narrow, else as logarithms to add."""
+    if narrow:
+        K = torch.exp(logits)
+        f, g = balance(K, iterations, mask, True)
+        if prior:
+            K = K * torch.exp(prior.log)
+        cells = (K.transpose(-1, -2) @ (f[..., None] * values)) / times_rows(f, K)[..., None]
+    else:
+        f, g = balance(logits, iterations, mask, False)
+        K = logits + prior.log if prior else logits
+        cells = torch.softmax(K + f[..., None], -2).transpose(-1, -2) @ values
+    return cells, (K, f, g)
