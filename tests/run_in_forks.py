@@ -1,8 +1,9 @@
 """Runs commands of the kind ``python FILE ...`` and ``python -m MODULE ...``, each in a fork of one process.
 
 That process has loaded the libraries of OpenMMLab, which takes longer than what a tool does with a few pictures. Each line on
-stdin is a task in JSON: the ``folder`` to run in, with a copy of the package, and ``commands``, lists of words. When they have
-run, or the first has failed, stdout gets a line with the exit status; what they print is in the file ``log`` of the folder.
+stdin is a task in JSON: the ``folder`` to run in, ``commands``, lists of words, variables of the environment, ``environ``, and
+files for stdout and stderr, ``out`` and ``err``. When the commands have run, or the first has failed, stdout gets a line with
+the exit status, that of a signal being below 0. The commands take the package of the folder or of the clone that they are in.
 """
 import importlib
 import json
@@ -23,12 +24,12 @@ def main() -> None:
             importlib.import_module(f'{library}.{part}')
     for line in sys.stdin:
         task, status = json.loads(line), 0
-        with open(os.path.join(task['folder'], 'log'), 'w') as log:
+        with open(task['out'], 'w') as out, open(task['err'], 'a') as err:
             for words in task['commands']:
-                print('$', *words, file=log, flush=True)
+                print('$', *words, file=err, flush=True)
                 child = os.fork()
                 if not child:
-                    _run(words, task['folder'], log.fileno())
+                    _run(words, task, out.fileno(), err.fileno())
                 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                 if status:
                     break
@@ -36,13 +37,15 @@ def main() -> None:
     os._exit(0)  # to take the libraries down takes seconds
 
 
-def _run(words: List[str], folder: str, log: int) -> None:
-    """What the interpreter does with these words in a folder; this process ends here."""
-    for stream in (1, 2):
-        os.dup2(log, stream)
+def _run(words: List[str], task: dict, out: int, err: int) -> None:
+    """What the interpreter does with these words; this process ends here."""
+    os.dup2(out, 1)
+    os.dup2(err, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.chdir(folder)
-    sys.path[0] = folder
+    os.chdir(task['folder'])
+    os.environ.update(task['environ'])
+    sys.path[0] = task['folder']
+    sys.path[1:1] = filter(None, task['environ'].get('PYTHONPATH', '').split(os.pathsep))
     here = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split('.')[0] == 'hybrid_mm'}  # lives on: it
     # holds what mend_torchvision has defined; the tools take the package of the folder
     status, (python, *words) = 1, words

@@ -151,31 +151,14 @@ def test_examples_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch)
                 exec(compile('\n' * lines + code, str(page), 'exec'), names)  # a traceback shows the line of the page
 
 
-@pytest.fixture(scope='module')
-def run_commands():
-    """Run the commands of a page in a folder, in a process that serves all pages: loading the libraries takes long."""
-    environ = {name: value for name, value in os.environ.items()
-               if not name.startswith('PYTEST') and name not in ('PYTHONPATH', 'LOCAL_RANK', 'WORLD_SIZE')}
-    server = subprocess.Popen([sys.executable, ROOT / 'tests' / 'run_in_forks.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              text=True, env=dict(environ, OMP_NUM_THREADS='1'))
-
-    def run(folder, lines):
-        server.stdin.write(json.dumps(dict(folder=str(folder), commands=lines)) + '\n')
-        server.stdin.flush()
-        status = server.stdout.readline().strip()
-        assert status == '0', f'exit status {status}\n' + (folder / 'log').read_text()[-6000:]
-
-    with server:
-        yield run
-
-
 @pytest.mark.parametrize('page', PAGES_WITH_COMMANDS, ids=name_of)
-def test_commands_of_a_page_run_with_its_files(page, tmp_path, run_commands):
+def test_commands_of_a_page_run_with_its_files(page, tmp_path, run_in_forks):
     for folder in ('configs', 'hybrid_mm', 'requirements', 'tests', 'tools'):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
     write_files(page, tmp_path)
-    run_commands(tmp_path, commands(page))
+    log = tmp_path / 'log'
+    assert run_in_forks(commands(page), tmp_path, log, log) == 0, log.read_text()[-6000:]
 
     if page.stem == 'fine_tuning':
         for task in ('my_boxes', 'my_regions'):

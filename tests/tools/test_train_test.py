@@ -175,7 +175,7 @@ def test_a_project_of_its_own_inherits_a_config_and_trains(run_tool, root, shape
         import mmdet
         (tmp_path / 'sitecustomize.py').write_text(
             'from hybrid_mm.compat import mend_torchvision\nmend_torchvision()\n')
-        run_tool(Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py', 'squares.py', cwd=tmp_path,
+        run_tool(Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py', 'squares.py', cwd=tmp_path, fresh=True,
                  PYTHONPATH=f'{root}:{tmp_path}')
 
     trained = weights(tmp_path / 'work_dirs' / 'squares' / 'epoch_1.pth')
