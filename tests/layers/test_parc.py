@@ -80,7 +80,8 @@ def test_height_and_width_are_resized_independently(backend):
     h, w = layer.h, layer.w
 
     assert h.weight.shape == (2, 1, 5, 1) and w.weight.shape == (2, 1, 1, 8)
-    expected = torch.cat([parc(x[:, :2], h.weight, h.bias, h.pos_embed, 'H'), parc(x[:, 2:], w.weight, w.bias, w.pos_embed, 'W')], 1)
+    expected = torch.cat([parc(x[:, :2], h.weight, h.bias, h.pos_embed, 'H'),
+                          parc(x[:, 2:], w.weight, w.bias, w.pos_embed, 'W')], 1)
     assert_close([layer(x)], [expected])
     with torch.no_grad():
         assert_close([layer.eval()(x)], [expected])
