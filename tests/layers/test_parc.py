@@ -152,8 +152,10 @@ def test_all_backends_compile_into_one_graph(training):
             assert_close([compiled(x)], [maps(x)])
 
 
-def test_export_takes_the_direct_form():
-    exported = torch.export.export(ParC2d(2, 'H', 4).eval(), (torch.randn(1, 2, 60, 3), ))
+@pytest.mark.parametrize('strict', [True, False])
+def test_export_takes_the_direct_form_and_changes_nothing(strict, recwarn):
+    exported = torch.export.export(ParC2d(2, 'H', 4).eval(), (torch.randn(1, 2, 60, 3), ), strict=strict)
+    assert not [warning for warning in recwarn if 'side effects' in str(warning.message)]
     operators = str(exported.graph)
 
     assert 'conv2d' in operators and 'fft' not in operators and 'matmul' not in operators
