@@ -134,7 +134,8 @@ def build_model(cfg):
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     key = f'{cfg.default_scope} {model}'
     if key not in _BUILT:
-        as_they_are = dict.fromkeys(('kaiming_uniform_', 'kaiming_normal_', 'uniform_', 'normal_'), lambda tensor, *_, **__: tensor)
+        names = ('kaiming_uniform_', 'kaiming_normal_', 'uniform_', 'normal_')  # a start takes time, even without memory
+        as_they_are = dict.fromkeys(names, lambda tensor, *args, **kwargs: tensor)
         with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'), \
                 mock.patch.multiple(torch.nn.init, **as_they_are):
             _BUILT[key] = MODELS.build(model)

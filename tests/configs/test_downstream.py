@@ -29,8 +29,9 @@ def paths(name):
 
 
 def test_each_kind_of_config_is_among_those_that_are_inherited():
-    kinds = [{(name.split('_')[0], re.search('3x|shapes|shapes_search|$', name)[0]) for name in names} for names in (LEAVES, KINDS)]
-    assert kinds[0] == kinds[1]
+    of_all, of_these = ({(name.split('_')[0], re.search('3x|shapes_search|shapes|$', name)[0]) for name in names}
+                        for names in (LEAVES, KINDS))
+    assert of_all == of_these
 
 
 def test_project_inherits_each_kind_of_config_by_each_of_its_paths_and_builds(tmp_path):

@@ -38,9 +38,8 @@ def test_every_network_has_every_setting():
 
 def test_old_names_in_the_root_are_frozen_and_lead_to_the_folder_of_the_family():
     assert {path.name for path in OLD} == NETWORKS_WITH_SETTINGS
-    wrong = [path.name for path in OLD
-             if path.read_text().splitlines()[1:] != [f"_base_ = '{Path(hybrid_mm.config_path(path.name)).relative_to(CONFIGS)}'"]]
-    assert not wrong
+    folders = {path.name: f"_base_ = '{path.relative_to(CONFIGS)}'" for path in FILES}
+    assert not [path.name for path in OLD if path.read_text().splitlines()[1:] != [folders[path.name]]]
 
 
 @for_each(path=OLD)
