@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone, without an installation
-
 from hybrid_mm.commands import main  # noqa: E402
 
 if __name__ == '__main__':

@@ -194,8 +194,8 @@ class GLiT(BaseBackbone):
         return dict(settings, depths=(len(blocks) // _NUM_STAGES, ) * _NUM_STAGES)
 
 
-def build_block(row: Sequence, number: int, embed_dims: int, num_heads: int, window_size: int, attend_globally: bool, norm_cfg: dict,
-                drop_path_rate: float) -> GlobalLocalBlock:
+def build_block(row: Sequence, number: int, embed_dims: int, num_heads: int, window_size: int, attend_globally: bool,
+                norm_cfg: dict, drop_path_rate: float) -> GlobalLocalBlock:
     """A block from its row (G, L, K, E, d_k, d_z).
 
     Args:

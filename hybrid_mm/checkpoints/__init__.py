@@ -1,4 +1,4 @@
-"""Weights in files: the releases' key names as data, strict conversion and loading, and the initialiser ``hybrid_mm.Released``."""
+"""Weights in files: the releases' key names as data, strict conversion and loading, ``hybrid_mm.Released``."""
 from .conversion import convert
 from .files import backbone_part, load_released, unwrap
 from .fit import Mismatch

@@ -58,7 +58,7 @@ def rename_keys(keys: Iterable[str], family: str, head: bool = False) -> Tuple[D
             unknown.append(key)
         elif head:
             names[key] = fc
-    first = {}
+    first: Dict[str, str] = {}
     for key, name in names.items():
         if name in first:
             raise ValueError(f'the keys {first[name]} and {key} of this {family} would both become {name}')

@@ -1,4 +1,4 @@
-"""Does a file fit a model? The one place that compares the two, loads strictly, and reads what a checkpoint says of its classes."""
+"""Does a file fit a model? The one place that compares the two and loads strictly, and what a checkpoint says of its classes."""
 import re
 from dataclasses import dataclass
 from typing import Any, Dict, List, Tuple
@@ -61,7 +61,11 @@ def weights_in(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     return {re.sub(r'^module\.', '', key): value for key, value in tensors.items()}
 
 
-def fitting(tensors: Dict[str, Any], model: nn.Module, source: str, part: str = 'model', spare_heads: bool = False) -> Dict[str, Any]:
+def fitting(tensors: Dict[str, Any],
+            model: nn.Module,
+            source: str,
+            part: str = 'model',
+            spare_heads: bool = False) -> Dict[str, Any]:
     """The tensors of a file that are for a model, after a check that they are all that it needs and no others.
 
     Counts that no computation of the networks uses (``num_batches_tracked``) may be absent; files of old versions lack them.

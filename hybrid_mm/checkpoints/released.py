@@ -51,16 +51,14 @@ class Released:
         if not hasattr(module, 'stages') or not hasattr(module, 'out_indices'):
             raise TypeError(f'hybrid_mm.Released cannot initialise {type(module).__name__}; it belongs into the init_cfg of a '
                             'backbone of hybrid_mm')
-        model = module.state_dict()
+        model, released = module.state_dict(), load_released(self.checkpoint)
+        family = next((cls.__name__ for cls in type(module).__mro__ if cls.__name__ in KEY_MAPS), None)
         try:
-            file = backbone_part(load_released(self.checkpoint), self.prefix)
-            tensors, unknown = _under_our_keys(file, module, model)
+            file = backbone_part(released, self.prefix)
+            tensors, unknown = _under_our_keys(file, family, model)
         except ValueError as error:
-            named = self.checkpoint in str(error)
-            raise ValueError(str(error) if named else f'{self.checkpoint}: {error}') from None
-        note, keep = '', ()
-        if 'stem.pos_embed' in model:  # GLiT alone has it
-            tensors, note, keep = glit.to_dense(tensors, model)
+            raise ValueError(f'{self.checkpoint}: {error}') from None
+        tensors, note, keep = glit.to_dense(tensors, model) if family == 'GLiT' else (tensors, '', [])
         needed = required({key: value for key, value in model.items() if key not in keep}, optional(module), tensors)
 
         mismatch = Mismatch.between(shapes_of(tensors), shapes_of(needed))
@@ -72,10 +70,10 @@ class Released:
         print_log(f'loaded {len(tensors)} of {len(needed)} tensors from {self.checkpoint}{note}', logger='current')
 
 
-def _under_our_keys(file: Dict[str, Tensor], module: nn.Module, model: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], List[str]]:
+def _under_our_keys(file: Dict[str, Tensor], family: Optional[str],
+                    model: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], List[str]]:
     """The tensors of the file under the backbone's keys, and the keys that the release does not have."""
-    family = next((cls.__name__ for cls in type(module).__mro__ if cls.__name__ in KEY_MAPS), None)
-    if family is None:  # without a release
+    if family is None:  # there is no release
         return file, []
     file = drop_repeats(file, family)
     names, unknown = rename_keys(file, family)
@@ -87,10 +85,7 @@ def _under_our_keys(file: Dict[str, Tensor], module: nn.Module, model: Dict[str,
 def _compare_archs(file: Dict[str, Tensor], tensors: Dict[str, Tensor], model: Dict[str, Tensor]) -> str:
     """Which networks these are, if the file is a known one and not the same as the model, and in which options they differ.
 
-    Args:
-        file: under the keys of the file.
-        tensors: the same under our keys, as far as they are of the model's family.
-        model: under our keys.
+    ``file`` has its own keys; ``tensors`` are the same under ours, as far as they are of the model's family.
     """
     of_file, of_model = recognise(file), recognise(model)
     networks = ''

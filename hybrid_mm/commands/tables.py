@@ -194,8 +194,9 @@ def family_table(models: Sequence[Model]) -> str:
 
 
 def overview(families: Dict[str, List[Model]]) -> str:
-    """A row for each network but for the baselines, for README.md; of the published results those of its last config that has any."""
-    head = ['network', 'parameters, M', 'MACs, G', 'published top-1', 'published box / mask AP', 'published mIoU', 'reproduced here']
+    """A row for each network but for the baselines, for README.md; a published result is that of its last config that has one."""
+    head = ['network', 'parameters, M', 'MACs, G', 'published top-1', 'published box / mask AP', 'published mIoU',
+            'reproduced here']
     rows = []
     for family, models in families.items():
         for classifier in models:

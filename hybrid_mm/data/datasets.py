@@ -2,7 +2,7 @@
 import json
 import mmap
 import sys
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple
 
 from mmengine.registry import DATASETS
 
@@ -30,7 +30,7 @@ def leaf_datasets(dataset: Any, name: str) -> Iterator[Tuple[str, Any]]:
         yield name, dataset
 
 
-def dataset_class(dataset: Any, scope: str) -> Optional[type]:
+def dataset_class(dataset: Any, scope: str) -> Any:
     """The class of a data set's config in a library, such as mmdet; None if the registry does not know it."""
     kind = dataset.get('type')
     return DATASETS.get(kind if '.' in kind else f'{scope}.{kind}') if isinstance(kind, str) else kind

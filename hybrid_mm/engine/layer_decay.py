@@ -1,5 +1,5 @@
 """Learning rates that fall from the head to the stem, for fine-tuning a pre-trained backbone."""
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -63,7 +63,7 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
             return
         backbone = self._backbone(module)
         names = {id(parameter): name for name, parameter in module.named_parameters()}
-        groups = {}
+        groups: Dict[str, dict] = {}
         for group in params:
             parameter, = group['params']
             layer, last = self._layer(names[id(parameter)], backbone)

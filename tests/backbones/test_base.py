@@ -188,8 +188,8 @@ class Plain(base.BaseBackbone):
 
     arch_settings = {'tiny': dict(channels=(4, 8), depths=(1, 2))}
 
-    def __init__(self, arch='tiny', norm_cfg=dict(type='BN'), **kwargs):
-        super().__init__(arch, norm_cfg, out_indices=(0, 1), **kwargs)
+    def __init__(self, arch='tiny', **kwargs):
+        super().__init__(arch, dict(type='BN'), out_indices=(0, 1), **kwargs)
         channels = self.settings['channels']
 
         def downsample(i):

@@ -1,8 +1,8 @@
 """mmcv's RoIAlign reads a channels_last map as if it were contiguous, without an error: no map of ours may reach it so."""
 import pytest
 import torch
-from mmdet.models.necks import FPN
 from mmcv.ops import RoIAlign
+from mmdet.models.necks import FPN
 
 from hybrid_mm.backbones import GLiT, HATNet, ParCConvNeXt, ParCMobileNetV2, ParCNet, ParCResNet, SeTformer, TransCNN
 from hybrid_mm.necks import TokenPyramid

@@ -30,7 +30,8 @@ def test_everything_is_built_and_runs_without_the_libraries(run_python, root):
             sum(y.square().mean() for y in model.train()(torch.randn(2, 3, 64, 64))).backward()
             print(name)
         for kind in ('BN', 'SyncBN', 'IN', 'hybrid_mm.LN2d'):
-            MODELS.build(dict(type='hybrid_mm.TokenPyramid', in_channels=4, norm_cfg=dict(type=kind)))([torch.randn(2, 4, 2, 2)] * 4)
+            neck = MODELS.build(dict(type='hybrid_mm.TokenPyramid', in_channels=4, norm_cfg=dict(type=kind)))
+            neck([torch.randn(2, 4, 2, 2)] * 4)
         MODELS.build(dict(type='hybrid_mm.PooledVector', in_channels=4, norm_cfg=dict(type='LN')))(torch.randn(2, 4, 2, 2))
         for cfg in (dict(type='HMHSA'), dict(type='IterativeHMHSA'), dict(type='ParC', base_size=4)):
             MODELS.build(dict(cfg, type=f'hybrid_mm.{{cfg["type"]}}', in_channels=64))(torch.randn(2, 64, 16, 16))

@@ -214,8 +214,11 @@ def test_conversion_of_norms_reaches_every_form(norm, convert, computing, idle, 
     net = build(norm_cfg=dict(type=norm))
     expected, calls = candidates(net), []
     for kind in (computing, idle):
-        forward = kind.forward
-        monkeypatch.setattr(kind, 'forward', lambda self, x, kind=kind, forward=forward: (calls.append(kind), forward(self, x))[1])
+        def note(self, x, kind=kind, forward=kind.forward):
+            calls.append(kind)
+            return forward(self, x)
+
+        monkeypatch.setattr(kind, 'forward', note)
     outputs = candidates(convert(net))
     assert computing in calls and idle not in calls
     torch.testing.assert_close(outputs, expected)

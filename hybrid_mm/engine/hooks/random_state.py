@@ -1,7 +1,7 @@
 """Random numbers that survive an interruption."""
 import itertools
 import random
-from typing import Callable, Iterable, Iterator, List, Optional
+from typing import Any, Callable, Iterable, Iterator, List, Optional
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ class RandomStateHook(Hook):
     def __init__(self) -> None:
         self._states: Optional[List[dict]] = None   # of all processes, as of now
         self._resumed: Optional[List[dict]] = None  # from a checkpoint, still to be put back
-        self._before_val: Optional[dict] = None
+        self._before_val: dict = {}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._resumed = checkpoint.get('random_states')
@@ -95,7 +95,7 @@ class _SkipThenCall:
     """The batches of onedl-mmengine, whose loop passes over those that were trained on without loading them, with a call of the
     function after that."""
 
-    def __init__(self, batches: Iterator, count: int, function: Callable[[], None]) -> None:
+    def __init__(self, batches: Any, count: int, function: Callable[[], None]) -> None:
         self._batches, self._function = batches, function
 
     def __iter__(self) -> '_SkipThenCall':

@@ -1,5 +1,5 @@
 """Training on batches of changing image sizes."""
-from typing import Optional, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class VariableSizeHook(Hook):
             raise ValueError(f'sizes={tuple(sizes)} is not allowed; give one or more sizes in pixels')
         self.sizes = tuple(sizes)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         images = data_batch['inputs']  # (B, C, H, W), whole numbers
         if not isinstance(images, Tensor):
             raise ValueError(f'VariableSizeHook needs a batch in one tensor, not a {type(images).__name__}; give '
