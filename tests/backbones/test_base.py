@@ -259,12 +259,21 @@ def test_part_that_a_subclass_forgets_is_named():
         NoChannels()
 
 
-# ---- the start of the weights ----
-
-
 def ours():
     """Rows of the table of features that are of our own classes."""
     return pytest.mark.parametrize('name', [name for name in BACKBONES if not name.startswith('WithParC')])
+
+
+@ours()
+def test_empty_batch_gives_empty_maps_and_no_gradient(name):
+    model = MODELS.build(copy.deepcopy(BACKBONES[name])).eval()
+    full, empty = (model(torch.zeros(number, 3, 64, 64)) for number in (1, 0))
+    assert [output.shape for output in empty] == [(0, *output.shape[1:]) for output in full]
+    sum(output.sum() for output in empty).backward()
+    assert not any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+# ---- the start of the weights ----
 
 
 @ours()
