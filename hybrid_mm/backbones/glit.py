@@ -1,6 +1,6 @@
 """GLiT: a plain vision transformer whose blocks split their channels between attention and convolution (arXiv 2107.02960)."""
 from functools import partial
-from typing import Callable, Optional, Sequence, Tuple, Union
+from typing import Callable, Hashable, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -177,7 +177,7 @@ class GLiT(BaseBackbone):
             window_size=self.window_size, attend_globally=number in self.global_blocks, norm_cfg=self.norm_cfg,
             drop_path_rate=drop_path_rate)
 
-    def _parse_arch(self, arch: Union[str, dict]) -> dict:
+    def _parse_arch(self, arch: Union[Hashable, dict]) -> dict:
         settings = super()._parse_arch(arch)
         embed_dims, num_heads, blocks = (settings[key] for key in ('embed_dims', 'num_heads', 'blocks'))
         if num_heads < 1 or embed_dims < 1 or embed_dims % _GROUPS or embed_dims % num_heads:
@@ -194,8 +194,8 @@ class GLiT(BaseBackbone):
         return dict(settings, depths=(len(blocks) // _NUM_STAGES, ) * _NUM_STAGES)
 
 
-def build_block(row: Sequence, number: int, embed_dims: int, num_heads: int, window_size: int, attend_globally: bool, norm_cfg: dict,
-                drop_path_rate: float) -> GlobalLocalBlock:
+def build_block(row: Sequence, number: int, embed_dims: int, num_heads: int, window_size: int, attend_globally: bool,
+                norm_cfg: dict, drop_path_rate: float) -> GlobalLocalBlock:
     """A block from its row (G, L, K, E, d_k, d_z).
 
     Args:

@@ -54,6 +54,7 @@ def test_plans_tell_tokens_apart_from_the_first_step(root):
     with torch.no_grad():
         stages = load(root, 'benchmarks/setformer_entropy').features(net, x)
         layer = net.stages[0][0].attn
-        entropies = [row_entropy(plan(*block, layer.similarity, layer.iterations)).mean() for blocks in stages for block in blocks]
+        entropies = [
+            row_entropy(plan(*block, layer.similarity, layer.iterations)).mean() for blocks in stages for block in blocks]
     assert len(entropies) == 18
     assert max(entropies) <= 0.9

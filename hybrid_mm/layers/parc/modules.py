@@ -120,7 +120,8 @@ class ParC2d(nn.Module):
         records = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
         backend = self.backend if self.backend != 'auto' else choose_backend(x, self.axis, self.depthwise, records)
 
-        if records and not torch.compiler.is_exporting():  # no optimizer follows an export
+        # in training nothing is kept, and `eval` begins anew; no optimizer follows an export
+        if records and not self.training and not torch.compiler.is_exporting():
             self._kept.suspend()
         with no_autocast(x):
             if records or needs_plain():
