@@ -25,7 +25,6 @@ TOLERANCE = 1e-4
 SMALLEST = 64  # side of an image where its size is open: two patches of ConvNeXt at stride 32
 OPSETS = range(18, 24)
 
-_LIBRARIES = ('onnx', 'onnxscript', 'onnxruntime')
 # images and their sides while a graph for all sizes is recorded: several windows of 224 pixels, which no stride divides
 _CAPTURED = (2, 460, 683)
 _CHECKED = ((2, 97, 131), (1, 64, 96))  # batches on which such a graph is compared, beside one of the size that is asked for
@@ -84,7 +83,7 @@ def write_onnx(network: nn.Module, shape: Sequence[int], path: Path, dynamic: bo
 
 def check_libraries() -> None:
     """Raise a SetupError if one of the libraries that write and run ONNX is not installed."""
-    missing = [name for name in _LIBRARIES if find_spec(name) is None]
+    missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if find_spec(name) is None]
     if missing:
         raise SetupError(f'ONNX needs {", ".join(missing)}, not installed here; run `pip install {" ".join(missing)}`')
 
