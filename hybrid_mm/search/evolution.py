@@ -55,6 +55,8 @@ class RandomSearch:
             if not isinstance(value, int) or value < least:
                 raise ValueError(f'{name}={value} is not allowed; choose a whole number, {least} or more')
         cost.check_limit(limit, space, f'the space of stage {stage!r}')
+        smallest, largest = cost.range(space)
+        self._spare = (largest if limit is None else limit) - smallest
         self.space, self.cost, self.limit, self.seed = space, cost, limit, seed
         self.population, self.generations, self.stage = population, generations, stage
 
@@ -97,9 +99,7 @@ class RandomSearch:
     def _draw_within_limit(self, rng: np.random.Generator) -> Candidate:
         """A random candidate within the limit, drawn block by block in a random order: from the options that leave enough to
         the cheapest ones of the other blocks. Its chance is not that of all others."""
-        choices, (smallest, largest) = self.space.choices, self.cost.range(self.space)
-        spare = (largest if self.limit is None else self.limit) - smallest
-        rows = {}
+        choices, spare, rows = self.space.choices, self._spare, {}
         for i in rng.permutation(len(choices)).tolist():
             allowed = [k for k, extra in enumerate(self._extras[i]) if extra <= spare]
             k = allowed[int(rng.integers(len(allowed)))]
