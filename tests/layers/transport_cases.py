@@ -3,7 +3,8 @@ import torch
 from reference import optimal_transport as definition
 
 from hybrid_mm.layers import SelfOptimalTransport
-from hybrid_mm.layers.transport.plain import pooled
+from hybrid_mm.layers.transport.choice import choose
+from hybrid_mm.layers.transport.plain import pool
 
 PRECISE = 1e-9
 MATRIX, LOG = 0.1, 0.01  # eps: exp(similarity / eps) within the range of float32, and beyond it
@@ -52,7 +53,13 @@ def assert_equals_the_definition(layer, settings, x, mask=None, size=None):
         results(lambda x: definition.self_optimal_transport(layer, x, mask, size, **settings), x, parameters))
 
 
+def transport(values, keys, references, similarity, iterations, prior=None, mask=None):
+    """By the way that a module would take."""
+    way = choose(values, references, similarity, prior, mask)
+    return way(values, keys, references, similarity, iterations, prior, mask)
+
+
 def recovered_plan(keys, references, similarity, iterations):
     """T from what the references collect of one-hot values, m T^T: the plan that the values travel along."""
     one_hot = torch.eye(keys.shape[-2], dtype=keys.dtype).expand(*keys.shape[:-1], -1)
-    return pooled(one_hot, keys, references, similarity, iterations).transpose(-1, -2) / references.shape[-2]
+    return pool(one_hot, keys, references, similarity, iterations)[0].transpose(-1, -2) / references.shape[-2]
