@@ -4,8 +4,20 @@ import re
 
 import pytest
 import torch
-from layers.transport_cases import (CASES, LOG, MATRIX, WAYS, assert_close, assert_equals_the_definition, make, recovered_plan,
-                                    results, tokens_of, transport, unit_vectors)
+from layers.transport_cases import (
+    CASES,
+    LOG,
+    MATRIX,
+    WAYS,
+    assert_close,
+    assert_equals_the_definition,
+    make,
+    recovered_plan,
+    results,
+    tokens_of,
+    transport,
+    unit_vectors,
+)
 from reference import optimal_transport as definition
 from torch.autograd import gradcheck
 
@@ -13,7 +25,6 @@ from hybrid_mm.layers import SelfOptimalTransport, SelfOptimalTransport2d
 from hybrid_mm.layers.transport import definition as problem
 from hybrid_mm.layers.transport.definition import Similarity
 from hybrid_mm.layers.transport.plain import plan
-
 
 # ---- the definition ----
 
