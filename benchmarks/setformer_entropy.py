@@ -41,7 +41,7 @@ def features(net, x):
 
     def hook(found):
         return lambda layer, inputs, output: found.append(
-            layer._prepare(layer.value(inputs[0].flatten(2).transpose(1, 2)), None, inputs[0].shape[2:])[1:3])
+            layer._prepare(layer.value(inputs[0].flatten(2).transpose(1, 2)))[1:])
 
     for found, blocks in zip(stages, net.stages):
         for block in blocks:
