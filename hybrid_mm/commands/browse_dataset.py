@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     with Progress('pictures', args.number) as progress:
         for picture in browse(cfg, args.split, args.number, args.seed):
             out.mkdir(parents=True, exist_ok=True)
-            write_image(out / f'{picture.index:06d}{"_" if picture.name else ""}{picture.name}.png', picture.drawn)
+            write_image(out / f'{picture.number:06d}{"_" if picture.name else ""}{picture.name}.png', picture.drawn)
             written += 1
             progress.advance()
     fewer = f', all that the {args.split} data have' if written < args.number else ''

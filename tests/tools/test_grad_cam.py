@@ -188,7 +188,7 @@ def test_heat_of_every_backbone_is_its_features_weighed_by_their_gradient(kind, 
     inputs = model.data_preprocessor(pseudo_collate([dict(inputs=sample['inputs'])]), False)['inputs']
     logit = model(inputs, mode='tensor')[0, found.label]
     handle.remove()
-    features = caught[0] if place.index is None else caught[0][place.index]
+    features = caught[0] if place.output is None else caught[0][place.output]
     gradient, = torch.autograd.grad(logit, features)
     features, gradient = as_map(features, (96, 64)), as_map(gradient, (96, 64))
     heat = (features * gradient.mean((2, 3), keepdim=True)).sum(1)[0].relu().detach().numpy()
