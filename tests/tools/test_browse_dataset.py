@@ -16,7 +16,7 @@ from hybrid_mm.analysis.browse import browse
 main = partial(commands.main, 'browse_dataset')
 
 # evaluation takes label maps in the size of the file, so its pipeline loads them behind the resize
-RESIZED = """
+RESIZED = '''
 _base_ = [{segmentor!r}]
 pipeline = [
     dict(type='LoadImageFromFile'),
@@ -25,7 +25,7 @@ pipeline = [
     dict(type='PackSegInputs')
 ]
 val_dataloader = dict(dataset=dict(pipeline=pipeline))
-"""
+'''
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ COLOURS = dict(blue=(255, 0, 0), green=(0, 255, 0), red=(0, 0, 255))  # BGR
 SHAPES = ('disc', 'triangle', 'striped square', 'checked diamond')
 CLASSES = dict(detector=SHAPES, segmentor=('background', *SHAPES), classifier=('bright', 'dark'))
 
-CLASSIFIER = """
+CLASSIFIER = '''
 default_scope = 'mmpretrain'
 model = dict(
     type='ImageClassifier', backbone=dict(type='Colours'), neck=dict(type='GlobalAveragePooling'),
@@ -34,7 +34,7 @@ data_preprocessor = dict(mean=[0., 0., 0.], std=[255., 255., 255.], to_rgb=True)
 test_dataloader = dict(dataset=dict(type='CustomDataset', data_root='nothing', pipeline=[
     dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=48, edge='short'), dict(type='CenterCrop', crop_size=48),
     dict(type='PackInputs')]))
-"""
+'''
 
 
 @MODELS.register_module(force=True)
@@ -254,7 +254,7 @@ def test_target_of_a_segmentor_is_the_mean_logit_where_the_class_wins(run, tiny,
 
 
 def test_scores_of_dense_heads_have_a_gradient(folder, shapes):
-    (folder / 'retinanet.py').write_text("""
+    (folder / 'retinanet.py').write_text('''
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py']
 default_scope = 'mmdet'
 model = dict(
@@ -264,7 +264,7 @@ model = dict(
 test_dataloader = dict(dataset=dict(type='CocoDataset', pipeline=[
     dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 64), keep_ratio=False),
     dict(type='PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor'))]))
-""")
+''')
     cfg = Config.fromfile('retinanet.py')
     init_default_scope('mmdet')
     torch.manual_seed(0)
