@@ -6,7 +6,7 @@ earlier one had from there on.
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from hybrid_mm.errors import SetupError
 from hybrid_mm.output import save_figure
@@ -64,20 +64,21 @@ def read_run(path: Path) -> Run:
     joined: List[_Line] = []
     for log in logs:
         lines = list(_read_log(log))
-        for is_training in (True, False):
-            start = next((line.step for line in lines if line.is_training == is_training), None)
-            joined = [line for line in joined if start is None or not _comes_again(line, is_training, start)]
+        # what this one did again, from its first iteration and its first validation on
+        iteration, validation = (next((line.step for line in lines if line.is_training == is_training), math.inf)
+                                 for is_training in (True, False))
+        joined = [line for line in joined if line.iteration < iteration and (line.is_training or line.step < validation)]
         for line in lines:
             # a validation after iterations counts them too; one after epochs has a smaller step
-            iteration = line.step if line.is_training else max(joined[-1].iteration if joined else 0, line.step)
-            joined.append(line._replace(iteration=iteration))
+            trained = line.step if line.is_training else max(joined[-1].iteration if joined else 0, line.step)
+            joined.append(line._replace(iteration=trained))
     if not joined:
         raise SetupError(f'{path} has no lines of a training in {logs[-1]}; give the work folder of a training')
     return Run((path.resolve().parents[1] if path.is_file() else path.resolve()).name, logs, _curves(joined))
 
 
 def find_logs(path: Path) -> List[Path]:
-    """Logs of a work folder in their order. Arguments and errors as of `read_run`."""
+    """Logs of a work folder in their order; arguments and errors are those of `read_run`."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -126,10 +127,10 @@ def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
     # the same metric after epochs and after iterations has no common axis
     panels = list(dict.fromkeys((key, run.curves[key].unit) for key in keys for run in runs if key in run.curves))
     columns = min(_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    rows = -(-len(panels) // columns)
     figure = Figure(figsize=(6 * columns, 4 * rows), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for ax, (key, unit) in zip(axes, panels):
+    for i, (key, unit) in enumerate(panels, 1):
+        ax = figure.add_subplot(rows, columns, i)
         for number, (run, label) in enumerate(zip(runs, labels(runs))):
             curve = run.curves.get(key)
             if curve is not None and curve.unit == unit:
@@ -138,8 +139,6 @@ def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
         ax.set(xlabel=unit, ylabel=key)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(fontsize='small')
-    for ax in axes[len(panels):]:
-        ax.set_axis_off()
     save_figure(figure, path)
 
 
@@ -166,12 +165,8 @@ def _read_log(path: Path) -> Iterator[_Line]:
         if step == 0:
             continue  # an evaluation without a training
         without = _COUNTERS if is_training else _OF_VALIDATION
-        yield _Line(is_training, step, {key: value for key, value in entry.items() if key not in without and _is_number(value)})
-
-
-def _comes_again(line: _Line, is_training: bool, start: int) -> bool:
-    """Whether a line of an earlier log is part of what a later one, whose first line of a kind has step `start`, did again."""
-    return line.iteration >= start if is_training else not line.is_training and line.step >= start
+        numbers = {key: value for key, value in entry.items() if key not in without and type(value) in (int, float)}
+        yield _Line(is_training, step, numbers)
 
 
 def _curves(lines: Sequence[_Line]) -> Dict[str, Curve]:
@@ -187,7 +182,3 @@ def _curves(lines: Sequence[_Line]) -> Dict[str, Curve]:
             curve.steps.append(line.step)
             curve.values.append(value)
     return curves
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
