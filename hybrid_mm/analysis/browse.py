@@ -20,18 +20,11 @@ _OPACITY = 0.5  # of masks and label maps
 
 
 class Picture(NamedTuple):
-    """An image of a data set.
-
-    Attributes:
-        number: its place in the data set, from 0.
-        name: of its file, without the ending; empty if it has none.
-        image: uint8 (H, W, 3), BGR, in the size that the network gets.
-        drawn: the same with boxes and masks, the label map or the class.
-    """
-    number: int
-    name: str
-    image: np.ndarray
-    drawn: np.ndarray
+    """An image of a data set."""
+    number: int  # its place in the data set, from 0
+    name: str  # of its file, without the ending; empty if it has none
+    image: np.ndarray  # uint8 (H, W, 3), BGR, in the size that the network gets
+    drawn: np.ndarray  # the same with boxes and masks, the label map or the class
 
 
 def browse(cfg: Config, split: str, number: int, seed: int = 0) -> Iterator[Picture]:

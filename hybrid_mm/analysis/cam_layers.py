@@ -11,16 +11,10 @@ _STRIDES = (1, 2, 4, 8, 16, 32, 64)  # that a grid of tokens may have
 
 
 class Place(NamedTuple):
-    """Where to look into a network.
-
-    Attributes:
-        name: for people.
-        module: the layer.
-        output: which of its outputs, None where there is one.
-    """
-    name: str
-    module: nn.Module
-    output: Optional[int] = None
+    """Where to look into a network."""
+    name: str  # for people
+    module: nn.Module  # the layer
+    output: Optional[int] = None  # which of its outputs, None where there is one
 
 
 class Tap:

@@ -176,8 +176,8 @@ class _Target(nn.Module):
     def __init__(self, model: nn.Module, task: Optional[str], score_thr: float) -> None:
         super().__init__()
         self.model, self._score_thr = model, score_thr
-        computations = dict(detection=self._detection, segmentation=self._segmentation, classification=self._classification)
-        self._compute = computations.get(task)
+        self._compute = {None: None, 'detection': self._detection, 'segmentation': self._segmentation,
+                         'classification': self._classification}[task]
 
     def begin(self, data_samples: List[Any], size: Tuple[int, int], padded: Tuple[int, int], label: Optional[int]) -> None:
         """Get ready for a picture, with its size before it was padded and behind."""

@@ -68,25 +68,14 @@ class Part(NamedTuple):
 
 
 class Complexity(NamedTuple):
-    """What a network costs for one image.
-
-    Attributes:
-        shape: height and width of the image.
-        total: the network.
-        parts: its parts, in the order in which they run; none is inside another.
-        uncounted: operators that ran and count zero.
-    """
-    shape: Tuple[int, int]
-    total: Part
-    parts: List[Part]
-    uncounted: List[str]
+    """What a network costs for one image."""
+    shape: Tuple[int, int]  # height and width of the image
+    total: Part  # the network
+    parts: List[Part]  # its parts, in the order in which they run; none is inside another
+    uncounted: List[str]  # operators that ran and count zero
 
     def part(self, name: str) -> Part:
-        """A part, or the sum of those inside: ``part('backbone')``.
-
-        Raises:
-            KeyError: there is none of this name.
-        """
+        """A part, or the sum of those inside: ``part('backbone')``; a KeyError if there is none of this name."""
         parts = [part for part in self.parts if part.name == name or part.name.startswith(f'{name}.')]
         if not parts:
             raise KeyError(name)
@@ -253,8 +242,8 @@ def _run_roi_head(roi_head: nn.Module, maps: Sequence[Tensor], boxes: Tensor, ve
     """
     from mmdet.models import CascadeRoIHead, StandardRoIHead
     if type(roi_head).forward not in (StandardRoIHead.forward, CascadeRoIHead.forward):
-        raise SetupError(f'roi_head of type {type(roi_head).__name__} cannot be {verb}; known are StandardRoIHead, CascadeRoIHead '
-                         'and what runs as they do')
+        raise SetupError(f'roi_head of type {type(roi_head).__name__} cannot be {verb}; known are StandardRoIHead, '
+                         'CascadeRoIHead and what runs as they do')
     for stage in [(i, ) for i in range(roi_head.num_stages)] if isinstance(roi_head, CascadeRoIHead) else [()]:
         if roi_head.with_bbox:
             roi_head._bbox_forward(*stage, maps, boxes)

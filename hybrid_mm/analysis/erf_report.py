@@ -29,20 +29,12 @@ _COLUMNS = 4
 
 
 class Field(NamedTuple):
-    """The field of one backbone.
-
-    Attributes:
-        config: name of the config's file.
-        checkpoint: name of the file with the weights, None for random ones.
-        backbone: name of the class.
-        stage: counted from 1.
-        field: gradient and centre.
-    """
-    config: str
-    checkpoint: Optional[str]
-    backbone: str
-    stage: int
-    field: ReceptiveField
+    """The field of one backbone."""
+    config: str  # name of the config's file
+    checkpoint: Optional[str]  # name of the file with the weights, None for random ones
+    backbone: str  # name of the class
+    stage: int  # counted from 1
+    field: ReceptiveField  # gradient and centre
 
     @property
     def label(self) -> str:
@@ -52,6 +44,12 @@ class Field(NamedTuple):
         """For each of `FRACTIONS`: itself, the share of the image that holds it, the side of the square in pixels."""
         gradient, centre = self.field
         return [(fraction, area(gradient, fraction), square_side(gradient, fraction, centre)) for fraction in FRACTIONS]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """For JSON."""
+        areas = [dict(gradient=fraction, share=share, side=side) for fraction, share, side in self.areas()]
+        return dict(config=self.config, checkpoint=self.checkpoint, backbone=self.backbone, stage=self.stage,
+                    centre=list(self.field.centre), areas=areas)
 
 
 def build_backbone(cfg: Config, stage: Optional[int] = None, seed: int = 0, device: str = 'cpu') -> Tuple[nn.Module, int, int]:
@@ -95,11 +93,7 @@ def build_backbone(cfg: Config, stage: Optional[int] = None, seed: int = 0, devi
 
 
 def load_weights(backbone: nn.Module, path: str) -> None:
-    """Load the weights of a backbone.
-
-    Args:
-        backbone: any.
-        path: checkpoint of a whole network or of its backbone; for the families that have one the authors' file, too.
+    """Load a checkpoint of a whole network or of its backbone; for the families that have one the authors' file, too.
 
     Raises:
         ValueError: it is of another network; the message names what differs.
@@ -111,15 +105,12 @@ def load_weights(backbone: nn.Module, path: str) -> None:
 
 
 def prepare_picture(path: Path, size: int, preprocessor: Dict[str, Any]) -> Tensor:
-    """A picture as the network takes it: its short side resized, the middle cut out, normalised; (3, size, size).
+    """A picture as the network takes it, (3, size, size): its short side resized, the middle cut out, normalised.
 
     Args:
-        path: the file.
-        size: side in pixels of what is cut out.
+        path: a file that OpenCV reads.
+        size: side in pixels.
         preprocessor: ``data_preprocessor`` of the config.
-
-    Raises:
-        SetupError: the file cannot be read.
     """
     image = read_picture(path)
     if image is None:

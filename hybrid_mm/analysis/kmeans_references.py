@@ -29,27 +29,16 @@ from .effective_receptive_field import frozen_evaluation
 
 
 class Sample(NamedTuple):
-    """Tokens that came into a block.
-
-    Attributes:
-        tokens: one (n, C) an image, on the CPU.
-        positions: (N, 2), of all tokens in a row: row and column in [0, 1]; with prior '1d' the place in the sequence and 0.
-    """
-    tokens: List[Tensor]
-    positions: Tensor
+    """Tokens that came into a block."""
+    tokens: List[Tensor]  # (n, C) for each image, on the CPU
+    positions: Tensor  # (N, 2), of all tokens in a row: row and column in [0, 1]; with prior '1d' the place in the sequence and 0
 
 
 class BlockEntropy(NamedTuple):
-    """Entropy of the plan's rows as a share of the largest possible, mean over tokens and heads.
-
-    Attributes:
-        name: of the block's token mixer in the backbone.
-        before: with the references that it had.
-        after: with the centres.
-    """
-    name: str
-    before: float
-    after: float
+    """Entropy of the plan's rows as a share of the largest possible, mean over tokens and heads."""
+    name: str  # of the block's token mixer in the backbone
+    before: float  # with the references that it had
+    after: float  # with the centres
 
 
 def kmeans_references(backbone: nn.Module, images: Iterable[Tensor], tokens: int = 64, seed: int = 0) -> Iterator[BlockEntropy]:
@@ -150,15 +139,12 @@ def find_references(layer: SelfOptimalTransport2d, sample: Sample, seed: int = 0
 
 
 def spherical_kmeans(vectors: Tensor, num_centres: int, seed: int = 0) -> Tuple[Tensor, Tensor]:
-    """K-means of unit vectors by their inner products.
+    """K-means of unit vectors by their inner products: unit centres (m, d), and the index of each vector's centre, (N,).
 
     Args:
-        vectors: (N, d), float32, N at least ``num_centres``.
+        vectors: (N, d), float32, N at least m.
         num_centres: m.
         seed: of the first centres, and of the choice of at most 256 vectors a centre.
-
-    Returns:
-        Unit centres (m, d), and the index of each vector's centre, (N,).
     """
     import faiss
     faiss.omp_set_num_threads(torch.get_num_threads())
@@ -170,16 +156,12 @@ def spherical_kmeans(vectors: Tensor, num_centres: int, seed: int = 0) -> Tuple[
 
 
 def mean_positions(labels: Tensor, positions: Tensor, num_centres: int) -> Tensor:
-    """Mean position of the tokens of each centre, (m, 2); the middle where a centre has none.
+    """Mean position of the tokens of each centre, (m, 2), from the index of each token's centre, (N,), and positions (N, 2).
 
-    Args:
-        labels: index of each token's centre, (N,).
-        positions: of the tokens, (N, 2).
-        num_centres: m.
+    The middle of the map where a centre has no tokens.
     """
-    counts = torch.bincount(labels, minlength=num_centres)
-    sums = positions.new_zeros(num_centres, 2).index_add_(0, labels, positions)
-    return torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], 0.5)
+    middle = positions.new_full((num_centres, 2), 0.5)
+    return middle.scatter_reduce(0, labels[:, None].expand(-1, 2), positions, 'mean', include_self=False)
 
 
 def order_of_centres(places: Tensor, prior: Optional[str]) -> Tensor:

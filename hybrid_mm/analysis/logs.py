@@ -19,29 +19,17 @@ _COLUMNS = 3
 
 
 class Curve(NamedTuple):
-    """Values of one key.
-
-    Attributes:
-        unit: of the steps: ``'iteration'`` or ``'epoch'``.
-        steps: increasing, from 1.
-        values: one a step.
-    """
-    unit: str
-    steps: List[int]
-    values: List[float]
+    """Values of one key."""
+    unit: str  # of the steps: ``'iteration'`` or ``'epoch'``
+    steps: List[int]  # increasing, from 1
+    values: List[float]  # one a step
 
 
 class Run(NamedTuple):
-    """A training.
-
-    Attributes:
-        name: of its work folder.
-        logs: files that it was read from, in their order.
-        curves: by key.
-    """
-    name: str
-    logs: List[Path]
-    curves: Dict[str, Curve]
+    """A training."""
+    name: str  # of its work folder
+    logs: List[Path]  # files that it was read from, in their order
+    curves: Dict[str, Curve]  # by key
 
 
 class _Line(NamedTuple):
@@ -60,7 +48,13 @@ def read_run(path: Path) -> Run:
     Raises:
         SetupError: there is no log, it holds nothing of a training, or is damaged.
     """
-    logs = find_logs(path)
+    logs = [path]
+    if not path.is_file():
+        if not path.is_dir():
+            raise SetupError(f'the work folder {path} does not exist; give that of a training')
+        logs = sorted(path.glob('*/vis_data/scalars.json')) or sorted(path.glob('vis_data/scalars.json'))
+        if not logs:
+            raise SetupError(f'{path} has no logs, <time>/vis_data/scalars.json; give the work folder of a training')
     joined: List[_Line] = []
     for log in logs:
         lines = list(_read_log(log))
@@ -75,18 +69,6 @@ def read_run(path: Path) -> Run:
     if not joined:
         raise SetupError(f'{path} has no lines of a training in {logs[-1]}; give the work folder of a training')
     return Run((path.resolve().parents[1] if path.is_file() else path.resolve()).name, logs, _curves(joined))
-
-
-def find_logs(path: Path) -> List[Path]:
-    """Logs of a work folder in their order; arguments and errors are those of `read_run`."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise SetupError(f'the work folder {path} does not exist; give that of a training')
-    logs = sorted(path.glob('*/vis_data/scalars.json')) or sorted(path.glob('vis_data/scalars.json'))
-    if not logs:
-        raise SetupError(f'{path} has no logs, <time>/vis_data/scalars.json; give the work folder of a training')
-    return logs
 
 
 def choose_keys(runs: Sequence[Run], keys: Optional[Sequence[str]]) -> List[str]:
@@ -115,13 +97,7 @@ def choose_keys(runs: Sequence[Run], keys: Optional[Sequence[str]]) -> List[str]
 
 
 def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
-    """Draw a panel a key, with a line a run.
-
-    Args:
-        path: file to write; its ending says the format.
-        runs: trainings. One without a key is left out of its panel.
-        keys: full names.
-    """
+    """Draw a panel for each full name of a key, with a line for each run that has it; the ending of the file says the format."""
     from matplotlib.figure import Figure
 
     # the same metric after epochs and after iterations has no common axis
@@ -137,7 +113,7 @@ def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
                 few = len(curve.steps) <= 30
                 ax.plot(curve.steps, curve.values, 'o-' if few else '-', ms=3, lw=1, color=f'C{number}', label=label)
         ax.set(xlabel=unit, ylabel=key)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params('x', integer=True)
         ax.legend(fontsize='small')
     save_figure(figure, path)
 

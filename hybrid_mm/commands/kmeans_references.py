@@ -32,11 +32,12 @@ def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     add_config(parser, of='a detector, segmentor or classifier with hybrid_mm.SeTformer')
     parser.add_argument('out', metavar='OUT', type=Path, help='checkpoint to write')
-    parser.add_argument('--images', type=int, default=256, help='training images to use (default: %(default)s)')
+    parser.add_argument('--images', type=int, default=256, help='how many training images to use (default: %(default)s)')
     parser.add_argument('--tokens', type=int, default=64,
-                        help='random positions of each map to use (default: %(default)s). Memory grows with images times '
-                        'tokens: 4 bytes for each channel of each block, 0.8 GB for SeTformer base with the defaults')
-    parser.add_argument('--seed', type=int, default=0, help='seed of weights, images, positions and K-means (default: %(default)s)')
+                        help='how many random positions of each map to use (default: %(default)s). Memory grows with images '
+                        'times tokens: 4 bytes for each channel of each block, 0.8 GB for SeTformer base with the defaults')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed of weights, images, positions and K-means (default: %(default)s)')
     add_force(parser, 'overwrite OUT')
     return parser
 

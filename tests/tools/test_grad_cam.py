@@ -328,11 +328,3 @@ def test_no_box_is_said_and_a_layer_without_a_map_too(run, shapes):
         run('detector', image, '--layer', 'backbone', '--score-thr', '0')
     with pytest.raises(SystemExit, match='^Error: what MaskRCNN finds does not depend on roi_head.mask_head.convs.0 in a way'):
         run('detector', image, '--layer', 'roi_head.mask_head.convs.0', '--score-thr', '0')
-
-
-def test_the_tool_runs(run_tool, tiny, checkpoints, shapes, folder):
-    image = next((shapes / 'coco/val2017').iterdir())
-    args = tiny('segmentor'), checkpoints / 'segmentor.pth', image, '--out', 'out'
-    result = run_tool('analysis/grad_cam.py', *args, cwd=folder)
-    assert result.stdout.endswith('out: 1 picture and activation_maps.json\n')
-    assert cv2.imread(f'out/{image.stem}.png').shape == (64, 64, 3)
