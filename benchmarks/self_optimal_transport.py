@@ -2,9 +2,9 @@
 
     python benchmarks/self_optimal_transport.py [--tokens 1024 4096 16384 65536] [--references 49] [--rounds 3]
 
-Both are whole layers on 64 channels in two heads, projections included; softmax attention is torch's fused one. The second
-table changes the number of Sinkhorn's iterations at 16384 tokens and compares what the backward pass can do: compute the plan
-anew from the column factors that the forward pass kept, in blocks of tokens or in kernels ("default") or by operators on whole
+Both are whole layers on 64 channels in two heads, projections included; softmax attention is torch's fused one. The second table
+changes the number of Sinkhorn's iterations at 16384 tokens and compares what the backward pass can do: compute the plan anew
+from the column factors that the forward pass kept, in blocks of tokens or in kernels ("default") or by operators on whole
 arrays ("recompute"), keep the plan ("keep"), or let autograd record every iteration ("unrolled"). "implicit" is the gradient at
 the fixed point, which needs no iteration of the forward pass; its column "error" says how far it is from the gradient of what
 was computed, relative to its largest value, in float64. "kept" is what lies in memory between the passes, for each layer of a

@@ -22,9 +22,9 @@ CLASSES = 1000
 PUBLISHED = {'mini': (16.8, 2.8), 'tiny': (23., None), 'small': (None, None), 'base': (57.6, 10.4)}
 
 
-def count(arch, references, size):
+def count(arch, references, size, **settings):
     with torch.device('meta'):
-        net = SeTformer(arch, num_references=references, out_indices=(3, )).eval()
+        net = SeTformer(arch, num_references=references, out_indices=(3, ), **settings).eval()
         x = torch.empty(1, 3, *size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(x)

@@ -1,4 +1,5 @@
 """What every test needs before the first import of torch's operators or of OpenMMLab."""
+import json
 import os
 import subprocess
 import sys
@@ -33,3 +34,25 @@ def run_python():
                               env=dict(os.environ, PYTHONPATH=str(ROOT)))
 
     return run
+
+
+@pytest.fixture(scope='session')
+def run_in_forks():
+    """Run commands ``python FILE ...`` in forks of one process for all tests, see `run_in_forks.py`: loading libraries takes long.
+
+    Takes lists of words, the folder to run in, files for stdout and stderr, and variables of the environment; returns the exit
+    status of the last command that ran.
+    """
+    environ = {name: value for name, value in os.environ.items()
+               if not name.startswith('PYTEST') and name not in ('PYTHONPATH', 'LOCAL_RANK', 'WORLD_SIZE')}
+    server = subprocess.Popen([sys.executable, ROOT / 'tests' / 'run_in_forks.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              text=True, env=dict(environ, OMP_NUM_THREADS='1'))
+
+    def run(commands, folder, out, err, **variables) -> int:
+        task = dict(commands=commands, folder=str(folder), out=str(out), err=str(err), environ=variables)
+        server.stdin.write(json.dumps(task) + '\n')
+        server.stdin.flush()
+        return int(server.stdout.readline())
+
+    with server:
+        yield run

@@ -1,4 +1,4 @@
-"""The pages in docs/: their examples and commands run, their configs load, and what they name is there.
+"""README and the pages in docs/: their examples and commands run, their configs load, and what they name is there.
 
 How a block of a page is tested:
 
@@ -30,7 +30,7 @@ from reference.released_weights import weights
 from hybrid_mm.search.settings import SearchSettings, build_strategy, read_cost, read_settings, read_space
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / 'docs').glob('*.md'))
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'configs' / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 OPERATORS = ['global_local', 'h_mhsa', 'parc', 'search', 'self_optimal_transport']
 
 # ---- what makes the commands of the pages small ----
@@ -54,10 +54,13 @@ SETTINGS = {
         'model.data_preprocessor.size=(64,64)', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'max_epochs=1'],
 }
 SHORT_RUNS = {'epoch_12.pth': 'epoch_1.pth', 'iter_2000.pth': 'iter_2.pth'}
-LIBRARIES = {'own_project': 'mmdet,mmseg,mmpretrain', 'fine_tuning': 'mmdet,mmseg', 'adding_a_backbone': 'mmdet,mmseg'}
 
 
 # ---- the parts of a page ----
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
 def blocks(page, fence):
@@ -103,7 +106,8 @@ def commands(page):
 
 def named_files(page):
     """Files of the clone that a page names in commands and in text, but for those that it writes."""
-    named = re.findall(r'(?<![\w/.])(?:benchmarks|configs|hybrid_mm|tests|tools)/[\w/.]+\.(?:py|sh|md)\b', page.read_text())
+    named = re.findall(r'(?<![\w/.])(?:benchmarks|configs|hybrid_mm|requirements|tests|tools)/[\w/.]+\.(?:py|sh|md|txt)\b',
+                       page.read_text())
     return set(named) - {name for name, _ in files(page)}
 
 
@@ -129,13 +133,13 @@ def messages():
 
 PAGES_WITH_EXAMPLES = [page for page in PAGES if examples(page)]
 PAGES_WITH_COMMANDS = [page for page in PAGES if blocks(page, 'bash run')]
-CONFIGS = [(page.stem, code) for page in PAGES for _, code in examples(page) if is_config(code)]
+CONFIGS = [(name_of(page), code) for page in PAGES for _, code in examples(page) if is_config(code)]
 
 
 # ---- tests ----
 
 
-@pytest.mark.parametrize('page', PAGES_WITH_EXAMPLES, ids=lambda page: page.stem)
+@pytest.mark.parametrize('page', PAGES_WITH_EXAMPLES, ids=name_of)
 def test_examples_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if 'TransCNN-Tiny.pth' in page.read_text():
@@ -147,18 +151,14 @@ def test_examples_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch)
                 exec(compile('\n' * lines + code, str(page), 'exec'), names)  # a traceback shows the line of the page
 
 
-@pytest.mark.parametrize('page', PAGES_WITH_COMMANDS, ids=lambda page: page.stem)
-def test_commands_of_a_page_run_with_its_files(page, tmp_path):
-    for folder in ('configs', 'hybrid_mm', 'tests', 'tools'):
+@pytest.mark.parametrize('page', PAGES_WITH_COMMANDS, ids=name_of)
+def test_commands_of_a_page_run_with_its_files(page, tmp_path, run_in_forks):
+    for folder in ('configs', 'hybrid_mm', 'requirements', 'tests', 'tools'):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
     write_files(page, tmp_path)
-    environ = {name: value for name, value in os.environ.items()
-               if not name.startswith('PYTEST') and name not in ('PYTHONPATH', 'LOCAL_RANK', 'WORLD_SIZE')}
-    done = subprocess.run([sys.executable, ROOT / 'tests' / 'run_in_forks.py', LIBRARIES[page.stem]],
-                          input=json.dumps(commands(page)), capture_output=True, text=True, check=False, cwd=tmp_path,
-                          env=dict(environ, OMP_NUM_THREADS='1'))
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    log = tmp_path / 'log'
+    assert run_in_forks(commands(page), tmp_path, log, log) == 0, log.read_text()[-6000:]
 
     if page.stem == 'fine_tuning':
         for task in ('my_boxes', 'my_regions'):
@@ -184,7 +184,7 @@ def test_learning_rates_of_the_page_fall_towards_the_stem(tmp_path):
 
 @pytest.mark.parametrize(('name', 'code'), CONFIGS, ids=[name for name, _ in CONFIGS])
 def test_configs_in_pages_load_and_a_search_in_them_begins(name, code, tmp_path):
-    path = tmp_path / f'{name}.py'
+    path = tmp_path / 'config.py'
     path.write_text(code)
     cfg = Config.fromfile(path)
     assert cfg.model.backbone.type.startswith('hybrid_mm.')
@@ -195,8 +195,9 @@ def test_configs_in_pages_load_and_a_search_in_them_begins(name, code, tmp_path)
 
 
 def test_pages_have_examples_and_commands_and_all_are_found():
-    assert {'global_local', 'h_mhsa', 'parc', 'search', 'own_project'} <= {page.stem for page in PAGES_WITH_EXAMPLES}
-    assert {page.stem for page in PAGES_WITH_COMMANDS} == set(LIBRARIES)
+    assert {'README', 'global_local', 'h_mhsa', 'parc', 'search', 'own_project', 'with_parc'} <= {
+        page.stem for page in PAGES_WITH_EXAMPLES}
+    assert {page.stem for page in PAGES_WITH_COMMANDS} == {'adding_a_backbone', 'fine_tuning', 'own_project', 'with_parc'}
     for page in PAGES:
         fences = re.findall(r'^\s*```\s*python', page.read_text(), re.MULTILINE | re.IGNORECASE)
         assert len(blocks(page, 'python')) == len(fences), f'{page.name} has a python block that is not run'
@@ -205,7 +206,7 @@ def test_pages_have_examples_and_commands_and_all_are_found():
         assert not files(page) or page in PAGES_WITH_COMMANDS, f'{page.name} has a file that no command reads'
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
 def test_files_and_options_that_a_page_names_are_there(page):
     missing = [name for name in sorted(named_files(page)) if not (ROOT / name).is_file()]
     links = re.findall(r'\]\((?!https?://|#)([^)#]+)', page.read_text())
@@ -215,9 +216,37 @@ def test_files_and_options_that_a_page_names_are_there(page):
     assert not missing, f'{page.name} names {", ".join(missing)}'
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
 def test_index_names_every_page(page):
-    assert page.name == 'README.md' or f']({page.name})' in (ROOT / 'docs' / 'README.md').read_text()
+    link = os.path.relpath(page, ROOT / 'docs')
+    assert page.parent == ROOT or link == 'README.md' or f']({link})' in (ROOT / 'docs' / 'README.md').read_text()
+
+
+def test_readme_can_be_read_in_a_minute():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 120
+
+
+def test_versions_in_pages_are_those_that_are_installed():
+    """What install.md says to install is not run, so names and versions are compared with what the tools install."""
+    sources = [*(ROOT / 'requirements').glob('*.txt'), ROOT / 'tools' / 'check_mim.sh']
+    pins = dict(pin for path in sources for pin in re.findall(r'([\w-]+)==([\w.]+)', path.read_text()))
+    named = [(name_of(page), *pin) for page in PAGES for pin in re.findall(r'\b([a-z][a-z\d-]*)==([\w.]+)', page.read_text())]
+    wrong = [f'{page}: {name}=={version}' for page, name, version in named if pins.get(name) != version]
+    assert not wrong and len(named) > 10, wrong
+
+
+def test_table_of_backbones_is_what_they_are():
+    page, name, wrong, rows = (ROOT / 'docs' / 'backbones.md').read_text(), None, [], 0
+    for cells in re.findall(r'^\|(.*\| [\d,]+ \| .*)\|$', page, re.MULTILINE):
+        kind, arch, parameters, channels, _ = (cell.strip() for cell in cells.split('|'))
+        name = kind.strip('`') or name
+        argument = {'hybrid_mm.ParCResNet': 'depth', 'hybrid_mm.ParCMobileNetV2': 'widen_factor'}.get(name, 'arch')
+        with torch.device('meta'):
+            backbone = MODELS.build({'type': name, argument: ast.literal_eval(arch) if argument != 'arch' else arch})
+        found = f'{sum(p.numel() for p in backbone.parameters()):,}', ', '.join(map(str, backbone.out_channels))
+        rows += 1
+        wrong += [(name, arch, found)] if found != (parameters, channels) else []
+    assert rows == 22 and not wrong, wrong
 
 
 @pytest.mark.parametrize('name', OPERATORS)

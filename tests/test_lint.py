@@ -25,7 +25,7 @@ def test_mypy_finds_nothing(root):
     ('ruff', 'import os\n', 'F401'),
     ('ruff', 'names = ["a"]\n', 'Q000'),
     ('ruff', f'x = {"1 + " * 33}1\n', 'E501'),
-    ('mypy', "def half(n: int) -> int:\n    return n / 2\n", 'return-value'),
+    ('mypy', 'def half(n: int) -> int:\n    return n / 2\n', 'return-value'),
     ('mypy', 'def half(n):\n    return len(n) + "a"\n', 'operator'),
 ])
 def test_they_find_what_they_are_for(tool, code, rule, root, tmp_path):

@@ -15,7 +15,7 @@ from hybrid_mm.layers.tracing import is_traced
 
 from .norms import build_norm
 
-InitCfg = Union[dict, List[dict], None]
+InitCfg = Union[dict, List[dict]]
 
 # memory_format='auto': device -> dtypes for which maps run in channels_last; for all others, and on all other devices, they are
 # contiguous. On CPUs channels_last was the faster for all families. On CUDA nothing was measured, this is a guess: others
@@ -70,7 +70,7 @@ class BaseBackbone(BaseModule):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if '__init__' in vars(cls):
-            cls.__init__ = _completing(cls.__init__)
+            cls.__init__ = _completing(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self,
                  arch: Union[Hashable, dict],
@@ -83,11 +83,12 @@ class BaseBackbone(BaseModule):
                  drop_path_rate: float = 0.,
                  with_cp: bool = False,
                  memory_format: str = 'auto',
-                 init_cfg: InitCfg = None) -> None:
+                 init_cfg: Optional[InitCfg] = None) -> None:
         super().__init__(_load_strictly(init_cfg or self.default_init_cfg))
         self.settings = self._parse_arch(arch)
         self.depths = tuple(self.settings['depths'])
-        self.stage_channels: Optional[Sequence[int]] = self.settings.get('channels')
+        if 'channels' in self.settings:
+            self.stage_channels: Sequence[int] = self.settings['channels']
         num_stages = len(self.depths)
         self.out_indices = _check_out_indices(out_indices, num_stages)
         if not is_whole(frozen_stages) or not -1 <= frozen_stages <= num_stages:
@@ -288,7 +289,7 @@ def _completing(constructor: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(constructor)
     def construct(self: BaseBackbone, *args: Any, **kwargs: Any) -> None:
         constructor(self, *args, **kwargs)
-        missing = [name for name in ('stem', 'downsamples', 'stages', 'stage_channels') if getattr(self, name, None) is None]
+        missing = [name for name in ('stem', 'downsamples', 'stages', 'stage_channels') if not hasattr(self, name)]
         if not missing:
             self._complete()
         elif type(self).__init__ is construct:

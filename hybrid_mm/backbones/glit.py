@@ -1,6 +1,6 @@
 """GLiT: a plain vision transformer whose blocks split their channels between attention and convolution (arXiv 2107.02960)."""
 from functools import partial
-from typing import Callable, Optional, Sequence, Tuple, Union
+from typing import Callable, Hashable, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,6 @@ _PATCH_SIZE = 16
 _GRID = 14  # patches a side at 224 x 224 pixels
 _GROUPS = 3
 _NUM_STAGES = 4
-_GLOBAL_BLOCKS = 3, 6, 9, 11  # of the published 12
 _ROW = '(G, L, K, E, d_k, d_z)'
 
 # The architecture that the authors' search found. What a block does not have is None.
@@ -177,7 +176,7 @@ class GLiT(BaseBackbone):
             window_size=self.window_size, attend_globally=number in self.global_blocks, norm_cfg=self.norm_cfg,
             drop_path_rate=drop_path_rate)
 
-    def _parse_arch(self, arch: Union[str, dict]) -> dict:
+    def _parse_arch(self, arch: Union[Hashable, dict]) -> dict:
         settings = super()._parse_arch(arch)
         embed_dims, num_heads, blocks = (settings[key] for key in ('embed_dims', 'num_heads', 'blocks'))
         if num_heads < 1 or embed_dims < 1 or embed_dims % _GROUPS or embed_dims % num_heads:
@@ -194,8 +193,8 @@ class GLiT(BaseBackbone):
         return dict(settings, depths=(len(blocks) // _NUM_STAGES, ) * _NUM_STAGES)
 
 
-def build_block(row: Sequence, number: int, embed_dims: int, num_heads: int, window_size: int, attend_globally: bool, norm_cfg: dict,
-                drop_path_rate: float) -> GlobalLocalBlock:
+def build_block(row: Sequence, number: int, embed_dims: int, num_heads: int, window_size: int, attend_globally: bool,
+                norm_cfg: dict, drop_path_rate: float) -> GlobalLocalBlock:
     """A block from its row (G, L, K, E, d_k, d_z).
 
     Args:
@@ -215,10 +214,15 @@ def build_block(row: Sequence, number: int, embed_dims: int, num_heads: int, win
         raise ValueError(f'block {number}, {_ROW} = {tuple(row)}: {error}') from None
 
 
+def default_global_blocks(num_blocks: int) -> Tuple[int, ...]:
+    """Those of a network of so many blocks, a multiple of 4, whose ``global_blocks`` nobody gave."""
+    length = num_blocks // _NUM_STAGES
+    return (3, 6, 9, 11) if num_blocks == 12 else tuple(range(length - 1, num_blocks, length))
+
+
 def _parse_global_blocks(global_blocks: Union[Sequence[int], str, None], num_blocks: int) -> Tuple[int, ...]:
     if global_blocks is None:
-        length = num_blocks // _NUM_STAGES
-        return _GLOBAL_BLOCKS if num_blocks == 12 else tuple(range(length - 1, num_blocks, length))
+        return default_global_blocks(num_blocks)
     if global_blocks == 'all':
         return tuple(range(num_blocks))
     if isinstance(global_blocks, str) or not all(is_whole(number) and 0 <= number < num_blocks for number in global_blocks):

@@ -34,7 +34,8 @@ class SoftmaxAttention2d(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(global_attention(*self.qkv(x).chunk(3, dim=1), self.num_heads))
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        return self.proj(global_attention(q, k, v, self.num_heads))
 
 
 class SeTformerBlock(nn.Module):

@@ -68,12 +68,7 @@ def to_dense(tensors: Dict[str, Tensor], model: Dict[str, Tensor]) -> Tuple[Dict
 
 
 def compare(file: Dict[str, Any], model: Dict[str, Any]) -> str:
-    """Where the archs of two GLiT differ, in words that end in ``'; '``; nothing if they do not or one is something else.
-
-    Args:
-        file: our key -> tensor.
-        model: our key -> tensor.
-    """
+    """Where the archs of two GLiT differ, in words that end in ``'; '``; nothing if they do not or one is something else."""
     try:
         (dims, blocks), (our_dims, our_blocks) = _read(shapes_of(file)), _read(shapes_of(model))
     except ValueError:
@@ -89,11 +84,7 @@ def compare(file: Dict[str, Any], model: Dict[str, Any]) -> str:
 
 
 def _read(shapes: Shapes) -> Tuple[int, List[tuple]]:
-    """Width D and the row of each block.
-
-    Raises:
-        ValueError: a tensor is missing, or the shapes are not those of a GLiT.
-    """
+    """Width D and the row of each block; a ValueError where a tensor is missing, or the shapes are not those of a GLiT."""
     places = sorted({tuple(map(int, match.groups())) for match in map(re.compile(r'stages\.(\d+)\.(\d+)\.').match, shapes)
                      if match})
     try:

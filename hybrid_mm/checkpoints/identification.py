@@ -116,9 +116,7 @@ def networks(family: str) -> Iterator[Network]:
 def backbone_shapes(network: Network, form: int = 0) -> Tuple[Shapes, Tuple[str, ...]]:
     """Our key -> shape of a backbone with output norms, and its `optional` keys; no memory is taken for its weights.
 
-    Args:
-        network: the network.
-        form: number of the form among those of its family; 0 is that of the release.
+    ``form`` is a number among the forms of its family, 0 the release's.
     """
     with torch.device('meta'):
         backbone = MODELS.get(network.family)(
@@ -139,12 +137,6 @@ def optional(backbone: nn.Module) -> Tuple[str, ...]:
 
 
 def required(model: Dict[str, Any], patterns: Iterable[str], file: Iterable[str]) -> Dict[str, Any]:
-    """What a file has to hold for a model: all but the optional parts of which it has nothing.
-
-    Args:
-        model: our key -> anything.
-        patterns: of optional keys, see `optional`.
-        file: our keys of what the file holds.
-    """
+    """The part of a model, by our keys, that a file with these keys has to hold: all but `optional` parts that it lacks."""
     absent = [pattern for pattern in patterns if not any(re.fullmatch(pattern, key) for key in file)]
     return {key: value for key, value in model.items() if not any(re.fullmatch(pattern, key) for pattern in absent)}

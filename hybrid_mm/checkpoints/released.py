@@ -85,10 +85,7 @@ def _under_our_keys(file: Dict[str, Tensor], family: Optional[str],
 def _compare_archs(file: Dict[str, Tensor], tensors: Dict[str, Tensor], model: Dict[str, Tensor]) -> str:
     """Which networks these are, if the file is a known one and not the same as the model, and in which options they differ.
 
-    Args:
-        file: under the keys of the file.
-        tensors: the same under our keys, as far as they are of the model's family.
-        model: under our keys.
+    ``file`` has its own keys; ``tensors`` are the same under ours, as far as they are of the model's family.
     """
     of_file, of_model = recognise(file), recognise(model)
     networks = ''

@@ -43,23 +43,13 @@ def check_launcher(launcher: str) -> None:
 
 
 def check_file(path: str, what: str) -> None:
-    """See that a file exists.
-
-    Args:
-        path: the file.
-        what: what it is, for the message.
-    """
+    """Raise a SetupError where a file does not exist; `what` names it in the message."""
     if not os.path.isfile(path):
         raise SetupError(f'{what} {path} does not exist; give the path of a file')
 
 
 def check_checkpoint(path: Optional[str], what: str) -> None:
-    """See that a local checkpoint exists and is whole. One at another place, such as a URL, is left to the runner.
-
-    Args:
-        path: the file, or None.
-        what: the option that names it, for the message.
-    """
+    """See that a local checkpoint, if there is to be one, exists and is whole; a URL and the like are left to the runner."""
     if path is None or '://' in path:
         return
     check_file(path, what)
@@ -70,11 +60,7 @@ def check_checkpoint(path: Optional[str], what: str) -> None:
 
 
 def check_starting_weights(cfg: Config) -> None:
-    """See that each local file that a part of the model starts from, ``init_cfg.checkpoint``, exists and is whole.
-
-    Raises:
-        SetupError: one is not there, or no checkpoint.
-    """
+    """See that each local file that a part of the model starts from, ``init_cfg.checkpoint``, exists and is whole."""
     for path, name in _starting_weights(cfg.model, 'model'):
         if '://' not in path and not os.path.isfile(path):
             init_cfg = name.rsplit('.', 1)[0]
@@ -95,14 +81,9 @@ def _starting_weights(node: Any, name: str) -> Iterator[Tuple[str, str]]:
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
-    """See that the data sets of a config are there, and that annotation files are COCO's where they should be.
+    """Raise a SetupError where folders or files of the data sets are missing, or files are not what the data sets read.
 
-    Args:
-        cfg: the config.
-        splits: those of train, val and test that the run uses.
-
-    Raises:
-        SetupError: a folder or file is missing, or a file is not what the data set reads.
+    ``splits`` are those of train, val and test that the run uses.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')

@@ -45,15 +45,7 @@ def add_force(parser: argparse.ArgumentParser, what: str = 'write into a folder 
 
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
-    """A config with ``--cfg-options``; its library is installed.
-
-    Args:
-        path: the file.
-        options: settings that replace its own.
-
-    Raises:
-        SetupError: there is no such file, or its library is missing.
-    """
+    """A config with ``--cfg-options``; a SetupError where there is no such file, or its library is not installed."""
     check_file(path, 'the config')
     cfg = Config.fromfile(path)
     if options is not None:
@@ -63,12 +55,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
 
 
 def read_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None, launcher: str = 'none') -> Config:
-    """A config with all that a runner needs: see `load_config`, and
-
-    Args:
-        work_dir: the work folder; by default what the config says, or else ./work_dirs/<name of the config>.
-        launcher: what started the processes.
-    """
+    """`load_config` with what a runner needs: the work folder, by default ./work_dirs/<name of the config>, and the launcher."""
     cfg = load_config(path, options)
     cfg.launcher = launcher
     if work_dir is not None:
@@ -86,11 +73,7 @@ def both_sides(shape: Optional[List[int]]) -> Optional[List[int]]:
 
 
 def find_device(name: Optional[str]) -> str:
-    """The device of this name, by default a GPU if there is one.
-
-    Raises:
-        SetupError: it is not there.
-    """
+    """The device of this name, by default a GPU if there is one; a SetupError names those that are there."""
     if name is None:
         return get_device()
     there = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
@@ -101,25 +84,16 @@ def find_device(name: Optional[str]) -> str:
 
 
 def check_least(args: argparse.Namespace, **least: int) -> None:
-    """See that options of whole numbers, such as ``batch_size=1``, are not below their least value.
-
-    Raises:
-        SetupError: one is.
-    """
+    """Raise a SetupError where an option of a whole number is below its least value, such as ``batch_size=1``."""
     for name, value in least.items():
         if getattr(args, name) < value:
             raise SetupError(f'--{name.replace("_", "-")} {getattr(args, name)} is not allowed; choose {value} or more')
 
 
 def check_out_folder(path: Path, force: bool = False) -> None:
-    """See that a folder can take the output: it is empty or not there.
+    """Raise a SetupError where a folder cannot take the output: it is a file, lies below one, or holds something.
 
-    Args:
-        path: the folder.
-        force: allow one that holds something, whose files of the same names are then overwritten.
-
-    Raises:
-        SetupError: it is a file, lies below one, or holds something.
+    With ``force`` it may hold something, whose files of the same names are then overwritten.
     """
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
@@ -129,16 +103,9 @@ def check_out_folder(path: Path, force: bool = False) -> None:
 
 
 def check_out_file(path: Path, suffixes: Sequence[str] = (), force: bool = False, option: str = '--out ') -> None:
-    """See that a file can be written.
+    """Raise a SetupError where a file cannot be written: by its ending, its folder, or because it is there.
 
-    Args:
-        path: the file.
-        suffixes: allowed endings, such as ``'.png'``; any if there are none.
-        force: allow a file that exists.
-        option: that names it, for the message.
-
-    Raises:
-        SetupError: it has another ending, its folder is not there, it is a folder itself, or it exists.
+    ``suffixes`` are the allowed endings, any if there are none; with ``force`` it may exist.
     """
     if suffixes and path.suffix not in suffixes:
         raise SetupError(f'{option}{path} is not allowed; give a file that ends in {", ".join(suffixes)}')

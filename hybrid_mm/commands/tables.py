@@ -6,11 +6,11 @@ figure of a model stands anywhere else. The tables are written between marks, su
 parameters and multiply-adds in the metafiles are counted anew, of all models or of those that are named.
 """
 import argparse
-import importlib.util
 import re
+import runpy
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Set
 
 import yaml
 
@@ -55,18 +55,17 @@ def run(args: argparse.Namespace) -> None:
 def read_families(root: Path) -> Dict[str, List[Model]]:
     """Family -> its models, as the metafile has them, each with ``network`` and ``task``, a key of `TASKS`.
 
-    Raises:
-        ValueError: the index breaks a rule of mim or of ours; the message names file, model and rule.
-        OSError: a file cannot be read.
+    A ValueError names file, model and rule where the index breaks a rule of mim or of ours.
     """
-    families, collections, names = {}, set(), []
+    families: Dict[str, List[Model]] = {}
+    collections: Set[str] = set()
+    names: List[str] = []
     for name in yaml.safe_load((root / 'model-index.yml').read_text())['Import']:
         metafile = yaml.safe_load((root / name).read_text())
         collections |= {collection['Name'] for collection in metafile['Collections']}
         for model in metafile['Models']:
             _check(model, name, collections, root)
-            setting, model['network'], longer = NETWORK.match(model['Name']).groups()
-            model['task'] = setting + (longer or '')
+            model.update(task=_task(model['Name']), network=NETWORK.sub(r'\2', model['Name']))
         families[Path(name).parent.name] = metafile['Models']
         names += [model['Name'] for model in metafile['Models']]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -81,12 +80,12 @@ def read_families(root: Path) -> Dict[str, List[Model]]:
 def _check(model: Model, file: str, collections: set, root: Path) -> None:
     """One model against the rules; the reasons are how mim reads the index."""
     name = model.get('Name', '')
-    match, metadata = NETWORK.match(name), model.get('Metadata') or {}
+    metadata = model.get('Metadata') or {}
     config = f'{Path(file).parent}/{name}.py'
     metrics = [metric for result in model.get('Results', ()) for metric in result['Metrics']]
     faults = [
         (name == name.lower(), 'its name has to be in lower case'),
-        (match and match[1] + (match[3] or '') in TASKS, f'its name has to begin with a task, one of {", ".join(TASKS)}'),
+        (_task(name) in TASKS, f'its name has to begin with a task, one of {", ".join(TASKS)}'),
         (model.get('Config') == config, f'its Config has to be {config}'),
         ((root / str(model.get('Config'))).is_file(), f'its Config {model.get("Config")} does not exist'),
         (model.get('In Collection') in collections, f'In Collection has to be one of {", ".join(sorted(collections))}'),
@@ -101,23 +100,12 @@ def _check(model: Model, file: str, collections: set, root: Path) -> None:
 
 
 def measure(root: Path, names: Sequence[str]) -> None:
-    """Count models as `tools/analysis/get_flops.py` does and put the numbers into the metafiles.
-
-    Args:
-        root: root of the clone.
-        names: names of models; none stands for all.
-
-    Raises:
-        ValueError: there is no such model, or it cannot be counted.
-    """
+    """Count models, or all, as `tools/analysis/get_flops.py` does and put the numbers into the metafiles."""
     models = {model['Name']: root / model['Config'] for members in read_families(root).values() for model in members}
     unknown = sorted(set(names) - set(models))
     if unknown:
         raise SetupError(f'--measure {" ".join(unknown)}: no such model; choose from {", ".join(models)}')
 
-    from hybrid_mm.compat import flush_denormals, mend_torchvision
-    flush_denormals()
-    mend_torchvision()
     from mmengine.config import Config
     from tqdm import tqdm
 
@@ -137,18 +125,7 @@ def measure(root: Path, names: Sequence[str]) -> None:
 
 
 def update(root: Path, check: bool = False) -> List[str]:
-    """Write the tables that differ from what the metafiles say, or only name them.
-
-    Args:
-        root: root of the clone.
-        check: whether to write nothing.
-
-    Returns:
-        Names of the files with a table that is, or was, out of date.
-
-    Raises:
-        ValueError, OSError: see `read_families`; or a file lacks the marks of a table.
-    """
+    """Write the tables that differ from what the metafiles say, or with ``check`` only return the names of their files."""
     families = read_families(root)
     tables = {'docs/models.md': {f'models:{family}': family_table(models) for family, models in families.items()},
               'README.md': {'models': overview(families)}}
@@ -167,11 +144,7 @@ def update(root: Path, check: bool = False) -> List[str]:
 
 
 def put(text: str, mark: str, table: str, name: str) -> str:
-    """A text with the table between its marks.
-
-    Raises:
-        ValueError: the pair of marks is not there, or there twice.
-    """
+    """A text with the table between its marks."""
     begin, end = f'<!-- {mark} -->', f'<!-- /{mark} -->'
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f'{name} needs {begin} and below it {end}, each once')
@@ -194,8 +167,9 @@ def family_table(models: Sequence[Model]) -> str:
 
 
 def overview(families: Dict[str, List[Model]]) -> str:
-    """A row for each network but for the baselines, for README.md; of the published results those of its last config that has any."""
-    head = ['network', 'parameters, M', 'MACs, G', 'published top-1', 'published box / mask AP', 'published mIoU', 'reproduced here']
+    """A row for each network but for the baselines, for README.md; a published result is that of its last config that has one."""
+    head = ['network', 'parameters, M', 'MACs, G', 'published top-1', 'published box / mask AP', 'published mIoU',
+            'reproduced here']
     rows = []
     for family, models in families.items():
         for classifier in models:
@@ -209,6 +183,10 @@ def overview(families: Dict[str, List[Model]]) -> str:
                          ' / '.join(number[name] for name in ('box AP', 'mask AP') if name in number),
                          number.get('mIoU', ''), _reproduced(own)])
     return _table(head, rows)
+
+
+def _task(name: str) -> str:
+    return NETWORK.sub(r'\1\3', name)
 
 
 def _results(model: Model) -> Dict[str, str]:
@@ -237,11 +215,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _features(root: Path) -> str:
     """What each backbone can do, as the tests say."""
     sys.path.insert(0, str(root / 'tests'))
-    spec = importlib.util.spec_from_file_location('features', root / FEATURES)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.feature_table()
+    return runpy.run_path(str(root / FEATURES))['feature_table']()
 
-
-if __name__ == '__main__':
-    main()

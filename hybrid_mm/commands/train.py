@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; by default ./work_dirs/<name of the config>')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision; needs a GPU')
     parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate with the total batch, as auto_scale_lr of the config says')
+                        help='scale the learning rate to the total batch size, from the base size in auto_scale_lr of the config')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from a checkpoint; "auto", or nothing, stands for the last one in the work folder, '
                         'if there is one')

@@ -35,9 +35,12 @@ class PooledVector(BaseModule):
         super().__init__(init_cfg)
         if not 0 <= dropout < 1:
             raise ValueError(f'dropout={dropout} is not allowed; choose from 0 to below 1')
-        if norm_cfg is not None and in_channels is None:
+        if norm_cfg is None:
+            self.norm: nn.Module = nn.Identity()
+        elif in_channels is None:
             raise ValueError(f'norm_cfg={norm_cfg} needs in_channels, the channels of the map, and in_channels is None')
-        self.norm = nn.Identity() if norm_cfg is None else build_norm(norm_cfg, in_channels)
+        else:
+            self.norm = build_norm(norm_cfg, in_channels)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, maps: Union[Tensor, Tuple[Tensor, ...]]) -> Union[Tensor, Tuple[Tensor, ...]]:

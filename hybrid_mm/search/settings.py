@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Sequence, Union
 
+from hybrid_mm.backbones.glit import default_global_blocks
+
 from .cost import CostModel
 from .evolution import Evolution, Hierarchical, RandomSearch
 from .space import SearchSpace
@@ -109,6 +111,8 @@ def read_cost(cfg: Any, settings: SearchSettings) -> CostModel:
     backbone, head = cfg.model.backbone, cfg.model.get('head') or {}
     mode = backbone.get('mode', 'dense')
     given = {name: backbone[name] for name in ('window_size', 'global_blocks', 'in_channels') if name in backbone}
+    if given.get('global_blocks') is None:
+        given['global_blocks'] = default_global_blocks(len(read_space(cfg).options))
     outputs = backbone.get('out_indices') or range(1 if mode == 'image' else 4)
     return CostModel(
         backbone.arch.embed_dims,

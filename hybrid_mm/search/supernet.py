@@ -1,6 +1,6 @@
 """GLiT's supernet: one network with the weights of all candidates of a search space (arXiv 2107.02960)."""
 import copy
-from typing import Callable, Dict, Iterable, Iterator, Sequence, Set, Tuple
+from typing import Callable, Dict, Hashable, Iterable, Iterator, Sequence, Set, Tuple, Union, cast
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class SharedBlock(nn.Module):
 
     def __init__(self, make: Callable[[Row], GlobalLocalBlock], rows: Sequence[Row], num_heads: int) -> None:
         super().__init__()
-        largest = tuple(None if values[0] is None else max(values) for values in zip(*rows))
+        largest = cast(Row, tuple(None if values[0] is None else max(values) for values in zip(*rows)))
         self.block = make(largest)
         self.row = largest
         heads = num_heads * largest[0] // GROUPS
@@ -205,7 +205,7 @@ class GLiTSupernet(GLiT):
             for G in sorted({row[0] for row in rows})
         })
 
-    def _parse_arch(self, arch: dict) -> dict:
+    def _parse_arch(self, arch: Union[Hashable, dict]) -> dict:
         if not isinstance(arch, dict) or sorted(arch) != ['embed_dims', 'num_heads', 'space']:
             raise ValueError(f'arch={arch!r} of a supernet is not allowed; give a dict with embed_dims, num_heads, space')
         self.space = SearchSpace.from_cfg(arch['space'])

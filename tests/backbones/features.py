@@ -45,19 +45,35 @@ BACKBONES: Dict[str, dict] = {
 
 # column -> what its test shows
 FEATURES: Dict[str, str] = {
-    'ONNX, one size': 'the file computes in onnxruntime what torch computes, within 1e-4 of the largest value of each output',
-    'ONNX, any size': 'the same from one file for any batch and any size from 64 pixels a side',
-    'torch.compile': 'inference is one graph without a break, with the same output',
+    'ONNX, any size': 'one file for any batch and any size from 64 pixels a side computes in onnxruntime what torch computes, '
+                      'within 1e-4 of the largest value of each output',
+    'torch.compile': 'inference is traced into one graph without a break, with the same outputs; the code that a compiler makes '
+                     'of the graph is not tested',
     'bfloat16': 'autocast: outputs near those of float32, finite gradients',
-    'with_cp': 'blocks are recomputed in the backward pass: the same outputs, gradients and statistics, fewer activations kept',
+    'with_cp': 'blocks are recomputed in each of two backward passes: the same outputs, gradients and statistics, fewer '
+               'activations kept',
     'frozen_stages': 'stem and first stages take no gradient and stay in evaluation mode',
     'odd sizes': 'maps of images whose sides no stride divides',
     'layer decay': 'every parameter has a learning rate of its depth',
 }
 
-# number of stages that are exported and compiled, 1 by default, since this takes time by the block: as few as all kinds of
-# blocks need
-FIRST_STAGES: Dict[str, int] = {'TransCNN': 2, 'ParCNet': 3}
+_TWO_STAGES = dict(
+    channels=(16, 32), depths=(1, 1), expansions=(2, 2), kernel_sizes=(3, 3), grid_sizes=(8, 1), pool_ratios=(8, 1))
+_HOST = BACKBONES['WithParC, on ConvNeXt']
+# what an exported or compiled backbone has in the place of its settings above, as this takes time by the block: as few blocks
+# as it needs to have all kinds of them
+SHORT: Dict[str, dict] = {
+    'TransCNN': dict(arch=dict(_TWO_STAGES, grid_lists=((8, 4), (2, ))), out_indices=(0, 1)),
+    'TransCNN, iterative': dict(arch=dict(_TWO_STAGES, grid_lists=((8, 4), (3, ))), out_indices=(0, 1)),
+    'HATNet': dict(arch=dict(_TWO_STAGES, head_dim=8), out_indices=(0, 1)),
+    'ParCResNet': dict(depth=dict(depths=(2, 1)), insert_locations=(1, 1), out_indices=(0, 1)),
+    'ParCMobileNetV2': dict(insert_locations=(1, 1, 3, 3, 3, 3, 0)),
+    'ParCConvNeXt': dict(arch=dict(channels=(8, 16), depths=(2, 1)), insert_locations=(1, 1), out_indices=(0, 1)),
+    'WithParC, on ConvNeXt': dict(
+        select=r'^stages\.0\.1',
+        backbone=dict(_HOST['backbone'], arch=dict(depths=[2, 1], channels=[8, 16]), out_indices=(0, 1))),
+    'SeTformer': dict(arch=dict(channels=(16, 32), depths=(1, 1), mlp_ratio=2, head_dim=8), out_indices=(0, 1)),
+}
 
 _OF_THE_HOST = 'An option of the host, which WithParC leaves as it is.'
 # cells without a test -> why

@@ -199,6 +199,24 @@ def test_listed_blocks_attend_globally(global_blocks, expected):
             assert GLiT('tiny').global_blocks == model.global_blocks  # the default
 
 
+@pytest.mark.parametrize('number, expected', [(12, (3, 6, 9, 11)), (8, (1, 3, 5, 7)), (4, (0, 1, 2, 3)), (16, (3, 7, 11, 15))])
+def test_default_of_another_number_of_blocks_is_the_last_of_each_stage(number, expected):
+    for arch in (dict(TINY, blocks=TINY['blocks'] * (number // 4)), ) + (('tiny', ) if number == 12 else ()):
+        with torch.device('meta'):
+            model, image = GLiT(arch), GLiT(arch, 'image')
+        assert model.global_blocks == expected
+        reach = [mixer.attn is not None and mixer.attn.window_size is None for mixer in mixers(model)]
+        assert [i for i, is_global in enumerate(reach) if is_global] == [
+            i for i in expected if mixers(model)[i].attn is not None]
+        assert len(mixers(image)) == number
+
+
+def test_image_mode_does_not_read_global_blocks():
+    x = torch.randn(1, 3, 48, 64)
+    outputs = [build(DEEP, 'image', blocks).eval()(x)[0] for blocks in ((3, ), (99, ), None)]
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
 def test_blocks_see_their_window_and_global_ones_the_map():
     for global_blocks, reach in ((), 2), ((3, ), 5):
         model = build(global_blocks=global_blocks, window_size=2).eval()
@@ -317,6 +335,9 @@ def table(row, number=1):
     (dict(arch=dict(TINY, num_heads=4, blocks=TINY['blocks'][1:] * 4)), 'block 1, .*: num_heads=4 is not allowed'),
     (dict(global_blocks=(3, 4)), r"global_blocks=\(3, 4\) is not allowed; choose from 0 to 3, or 'all'"),
     (dict(global_blocks='none'), "global_blocks='none' is not allowed"),
+    (dict(global_blocks=(True, )), r'global_blocks=\(True,\) is not allowed'),
+    (dict(global_blocks=(1., )), r'global_blocks=\(1.0,\) is not allowed'),
+    (dict(global_blocks=(-1, )), r'global_blocks=\(-1,\) is not allowed'),
     (dict(window_size=0), 'window_size=0 is not allowed'),
     (dict(out_indices=(4, )), r'out_indices=\(4,\) is not allowed'),
     (dict(frozen_stages=5), 'frozen_stages=5 is not allowed'),

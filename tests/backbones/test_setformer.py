@@ -182,6 +182,24 @@ def test_layer_scale_weighs_both_branches():
     assert (build().double().stages[3][0](x) - x).abs().max() > 0.1
 
 
+def test_factors_of_layer_scale_are_vectors_and_old_files_load():
+    """As vectors, rules for one-dimensional parameters leave them without weight decay."""
+    model = build(layer_scale_init_value=0.5)
+    factors = {name: p for name, p in model.named_parameters() if 'gamma' in name}
+    assert len(factors) == 2 * 6 and all(p.ndim == 1 for p in factors.values())
+    for p in factors.values():
+        nn.init.uniform_(p)
+    old = {name: value[:, None, None] if 'gamma' in name else value for name, value in model.state_dict().items()}
+    other = build(layer_scale_init_value=0.1)
+    other.load_state_dict(old, strict=True)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+    assert old['stages.0.0.gamma1'].ndim == 3  # what was given stays as it was
+    block, x = model.stages[0][0].eval(), torch.randn(2, 16, 3, 5)
+    with_factor = (x + block.gamma1[:, None, None] * block.attn(block.norm1(x)))
+    out = block.mlp(block.norm2(with_factor).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(block(x), with_factor + block.gamma2[:, None, None] * out)
+
+
 # ---- what every backbone promises ----
 
 
@@ -218,9 +236,9 @@ def test_an_image_does_not_depend_on_those_beside_it():
             torch.testing.assert_close(whole[1:2], alone, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize('eps', [0.02, 0.1, 1.])
+@pytest.mark.parametrize('eps', [0.02, 1.])
 def test_bf16_training_stays_finite(eps):
-    """300 steps, at a learning rate that moves every weight."""
+    """150 steps, at a learning rate that moves every weight."""
     arch = dict(channels=(16, ), depths=(1, ), mlp_ratio=1, head_dim=8)
     model = build(arch=arch, out_indices=(0, ), eps=eps, sigma=0.5).train()
     parameters = list(model.parameters())
@@ -229,7 +247,7 @@ def test_bf16_training_stays_finite(eps):
     images = torch.randn(8, 2, 3, 32, 32)
     targets = torch.randn(8, 2, 16, 1, 1).expand(8, 2, 16, 8, 8)
     losses = []
-    for step in range(300):
+    for step in range(150):
         with torch.autocast('cpu', torch.bfloat16):
             out, = model(images[step % 8])
         loss = (out.float() - targets[step % 8]).square().mean()

@@ -56,13 +56,13 @@ def test_any_size_gives_ceil_sized_maps(build, size):
 
 
 @pytest.mark.parametrize('h_mhsa', ['two_step', 'iterative'])
-def test_largest_and_odd_images_run(h_mhsa):
+def test_long_and_odd_images_run(h_mhsa):
     thin = dict(
         channels=(8, 8, 8, 8), depths=(1, 1, 1, 1), expansions=(1, 1, 1, 1), kernel_sizes=(3, 3, 3, 3),
         **TransCNN._grids)
     model = TransCNN(thin, h_mhsa=h_mhsa, head_dim=8).eval()
     with torch.no_grad():
-        for size in ((799, 1333), (2000, 3000)):
+        for size in ((799, 1333), (3000, 701)):
             outs = model(torch.randn(1, 3, *size))
             assert all(torch.isfinite(out).all() for out in outs)
             assert outs[0].shape[2:] == (-(-size[0] // 4), -(-size[1] // 4))

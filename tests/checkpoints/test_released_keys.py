@@ -12,7 +12,6 @@ from hybrid_mm.checkpoints.conversion import rename_keys
 from hybrid_mm.checkpoints.key_maps import KEY_MAPS, KeyMap, rules
 from hybrid_mm.registry import MODELS
 
-
 PARC = ['parc_resnet50', 'parc_mobilenetv2', 'parc_convnext_xt']
 
 

@@ -3,6 +3,7 @@ import copy
 import itertools
 from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 import torch
 from mmengine import Config
@@ -71,7 +72,8 @@ STOCK_PARTS = [
 
 # of our checkpoints beside theirs
 KEPT = [f'default_hooks.checkpoint.{setting}' for setting in ('max_keep_ckpts', 'save_best', 'rule')]
-_BUILT = {}  # model by its config
+_BUILT, _FILES = {}, {}  # model by its config, content of a file by its path
+_file_to_dict = Config._file2dict
 
 
 def for_each(**values):
@@ -98,10 +100,23 @@ def for_each(**values):
     return decorate
 
 
+def read(path):
+    """A shipped config as mmengine reads it, but each file is read once, and not anew for each config that stands on it."""
+
+    def file_to_dict(filename, *args, **kwargs):
+        path = Path(filename).resolve()
+        if path not in _FILES:
+            _FILES[path] = _file_to_dict(filename, *args, **kwargs)
+        return copy.deepcopy(_FILES[path])
+
+    with mock.patch.object(Config, '_file2dict', staticmethod(file_to_dict)):
+        return Config.fromfile(path)
+
+
 @lru_cache(maxsize=None)
 def load(name):
     """A config, read once; copy it before a change."""
-    return Config.fromfile(hybrid_mm.config_path(name))
+    return read(hybrid_mm.config_path(name))
 
 
 def build(name):
@@ -119,7 +134,10 @@ def build_model(cfg):
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     key = f'{cfg.default_scope} {model}'
     if key not in _BUILT:
-        with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+        names = ('kaiming_uniform_', 'kaiming_normal_', 'uniform_', 'normal_')  # a start takes time, even without memory
+        as_they_are = dict.fromkeys(names, lambda tensor, *args, **kwargs: tensor)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'), \
+                mock.patch.multiple(torch.nn.init, **as_they_are):
             _BUILT[key] = MODELS.build(model)
     return _BUILT[key]
 

@@ -1,7 +1,7 @@
 """A project of its own inherits configs of each kind, by any of their paths: they load, say what they are made of, and build."""
 import re
 
-from configs.shipped import CLONE, LEAVES, build, build_model, for_each, load
+from configs.shipped import CLONE, LEAVES, build, build_model, for_each, load, read
 from mmengine import Config
 
 import hybrid_mm
@@ -29,8 +29,9 @@ def paths(name):
 
 
 def test_each_kind_of_config_is_among_those_that_are_inherited():
-    kinds = [{(name.split('_')[0], re.search('3x|shapes|shapes_search|$', name)[0]) for name in names} for names in (LEAVES, KINDS)]
-    assert kinds[0] == kinds[1]
+    of_all, of_these = ({(name.split('_')[0], re.search('3x|shapes_search|shapes|$', name)[0]) for name in names}
+                        for names in (LEAVES, KINDS))
+    assert of_all == of_these
 
 
 def test_project_inherits_each_kind_of_config_by_each_of_its_paths_and_builds(tmp_path):
@@ -41,7 +42,7 @@ def test_project_inherits_each_kind_of_config_by_each_of_its_paths_and_builds(tm
         for number, path in enumerate(paths(name)):
             file = tmp_path / f'{number}_{name}'
             file.write_text(PROJECT.format(base=path))
-            cfg = Config.fromfile(file)
+            cfg = (Config.fromfile if name == KINDS[0] else read)(file)
             texts.add(repr(cfg.to_dict()))
             assert cfg.scope == base.default_scope and cfg.train_dataloader.batch_size == 3
             assert cfg.train_dataloader.dataset.pipeline == base.train_dataloader.dataset.pipeline

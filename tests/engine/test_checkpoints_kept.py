@@ -33,9 +33,8 @@ def train(make_runner, tmp_path):
         hook = dict(Config.fromfile(hybrid_mm.config_path(config)).default_hooks.checkpoint)
         train_cfg = (dict(by_epoch=True, max_epochs=length, val_interval=1) if hook.get('by_epoch', True) else
                      dict(by_epoch=False, max_iters=4 * length, val_interval=4))
-        runner = make_runner(train_cfg, validate=True, default_hooks=dict(checkpoint=dict(hook, interval=train_cfg['val_interval'])),
-                             val_evaluator=Rising(metric), **options)
-        runner.train()
+        hook['interval'] = train_cfg['val_interval']
+        make_runner(train_cfg, validate=True, default_hooks=dict(checkpoint=hook), val_evaluator=[Rising(metric)], **options).train()
         return {path.name for path in (tmp_path / 'work').glob('*.pth')}
 
     return run

@@ -70,11 +70,10 @@ def test_several_calls_give_what_one_gives(calls, lower, name, limit):
     assert (len(several) > number) == (largest > limit)
 
 
-@pytest.mark.parametrize('name', WINDOWS)
-def test_several_calls_compile_into_one_graph(lower, name):
+def test_several_calls_compile_into_one_graph(lower):
     lower(4)
-    channels, layer = build(name)
-    x = torch.randn(3, channels, 5, 6, dtype=torch.float64)
+    _, layer = build('h_mhsa')
+    x = torch.randn(3, 2, 5, 6, dtype=torch.float64)
     compiled = torch.compile(layer, fullgraph=True, backend='eager', dynamic=False)
     with torch.no_grad():
         assert_close([compiled(x)], [layer(x)])

@@ -45,7 +45,7 @@ def test_values_and_gradients_equal_the_plain_definition(form, size):
 @pytest.mark.parametrize('form', FORMS)
 def test_gradcheck(form):
     layer = make(form, norm_layer=group_norm)
-    x = torch.randn(1, 16, 5, 6, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, 16, 5, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, (x, ))
 
 
@@ -145,15 +145,3 @@ def test_bad_arguments_are_named(bad, message):
     with pytest.raises(ValueError) as error:
         bad()
     assert message in str(error.value)
-
-
-def test_layers_need_no_openmmlab(run_python):
-    done = run_python("""
-        import sys
-        for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'):
-            sys.modules[name] = None
-        import torch
-        import hybrid_mm.layers as layers
-        print(layers.HMHSA(64)(torch.zeros(1, 64, 9, 9)).shape)
-    """)
-    assert done.stdout.strip() == 'torch.Size([1, 64, 9, 9])', done.stderr

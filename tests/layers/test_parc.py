@@ -80,7 +80,8 @@ def test_height_and_width_are_resized_independently(backend):
     h, w = layer.h, layer.w
 
     assert h.weight.shape == (2, 1, 5, 1) and w.weight.shape == (2, 1, 1, 8)
-    expected = torch.cat([parc(x[:, :2], h.weight, h.bias, h.pos_embed, 'H'), parc(x[:, 2:], w.weight, w.bias, w.pos_embed, 'W')], 1)
+    expected = torch.cat([parc(x[:, :2], h.weight, h.bias, h.pos_embed, 'H'),
+                          parc(x[:, 2:], w.weight, w.bias, w.pos_embed, 'W')], 1)
     assert_close([layer(x)], [expected])
     with torch.no_grad():
         assert_close([layer.eval()(x)], [expected])
@@ -151,8 +152,10 @@ def test_all_backends_compile_into_one_graph(training):
             assert_close([compiled(x)], [maps(x)])
 
 
-def test_export_takes_the_direct_form():
-    exported = torch.export.export(ParC2d(2, 'H', 4).eval(), (torch.randn(1, 2, 60, 3), ))
+@pytest.mark.parametrize('strict', [True, False])
+def test_export_takes_the_direct_form_and_changes_nothing(strict, recwarn):
+    exported = torch.export.export(ParC2d(2, 'H', 4).eval(), (torch.randn(1, 2, 60, 3), ), strict=strict)
+    assert not [warning for warning in recwarn if 'side effects' in str(warning.message)]
     operators = str(exported.graph)
 
     assert 'conv2d' in operators and 'fft' not in operators and 'matmul' not in operators

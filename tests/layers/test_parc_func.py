@@ -53,8 +53,11 @@ def test_vmap_over_maps_and_over_an_ensemble(layer, training):
 def test_vmap_over_both_axes_without_gradients(backend):
     layer = ParCHW(4, 5, backend=backend).double().eval()
     x = torch.randn(3, 2, 4, 6, 40, dtype=torch.float64)
+    stacked = {name: torch.stack([p.detach(), -p.detach()]) for name, p in layer.named_parameters()}
     with torch.no_grad():
         assert_close([vmap(layer)(x)], [torch.stack([layer(part) for part in x])])
+        assert_close([vmap(lambda p: functional_call(layer, p, x[0]))(stacked)],
+                     [torch.stack([functional_call(layer, {k: p[i] for k, p in stacked.items()}, x[0]) for i in range(2)])])
 
 
 def test_forward_mode_derivatives(layer):

@@ -149,3 +149,11 @@ def test_cost_counts_what_the_config_builds(cfg):
     with torch.device('meta'):
         backbone = MODELS.build(found.model.backbone)
     assert read_cost(cfg, settings).parameters(candidate) == sum(p.numel() for p in backbone.parameters())
+
+
+@pytest.mark.parametrize('num_blocks, expected', [(12, (3, 6, 9, 11)), (8, (1, 3, 5, 7))])
+def test_cost_knows_the_global_blocks_that_nobody_gave(cfg, num_blocks, expected):
+    cfg.model.backbone.mode = 'dense'
+    cfg.model.backbone.global_blocks = None
+    cfg.model.backbone.arch.space = dict(options='paper', num_blocks=num_blocks)
+    assert read_cost(cfg, read_settings(cfg)).global_blocks == expected

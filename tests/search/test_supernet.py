@@ -1,9 +1,14 @@
 """The supernet: each candidate is the network of its blocks, training draws one at a time, the same everywhere."""
 import copy
+import gc
+import pickle
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
+from mmengine.model.utils import _BatchNormXd
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -187,6 +192,68 @@ def test_bad_path_and_seed_are_refused():
         build().set_path([(3, 0, None, None, 1, 2)])
     with pytest.raises(ValueError, match='seed=-1 is not allowed; choose a whole number, 0 or more'):
         build(seed=-1)
+
+
+def candidates(net):
+    """Outputs of three candidates, and what computes their norms."""
+    outputs = []
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for seed in range(3):
+        net.set_path(net.space.draw(np.random.default_rng(seed)))
+        with torch.no_grad():
+            outputs += net.eval()(x)
+    return outputs
+
+
+@pytest.mark.parametrize('norm, convert, computing, idle', [
+    ('BN', convert_sync_batchnorm, nn.SyncBatchNorm, nn.BatchNorm2d),
+    ('SyncBN', revert_sync_batchnorm, _BatchNormXd, nn.SyncBatchNorm)
+], ids=['to SyncBN', 'from SyncBN'])
+def test_conversion_of_norms_reaches_every_form(norm, convert, computing, idle, monkeypatch):
+    """What ``sync_bn='torch'`` of a Runner does, and mmengine where there is no GPU; before and after the first pass."""
+    net = build(norm_cfg=dict(type=norm))
+    expected, calls = candidates(net), []
+    for kind in (computing, idle):
+        def note(self, x, kind=kind, forward=kind.forward):
+            calls.append(kind)
+            return forward(self, x)
+
+        monkeypatch.setattr(kind, 'forward', note)
+    outputs = candidates(convert(net))
+    assert computing in calls and idle not in calls
+    torch.testing.assert_close(outputs, expected)
+    net.train()
+    path = net.sample_path(int(net.num_passes))
+    theirs = subnet(net, path).train()
+    x = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    torch.testing.assert_close(net(x), theirs(x))
+    for name, tensor in theirs.state_dict().items():  # statistics too
+        torch.testing.assert_close(net.weights_of(path)[name], tensor)
+
+
+def test_supernet_can_be_pickled():
+    net = build()
+    candidates(net)  # with forms that were used
+    again = pickle.loads(pickle.dumps(net))
+    torch.testing.assert_close(candidates(again), candidates(net), rtol=0, atol=0)
+    assert again.space == net.space
+
+
+def test_copy_holds_nothing_of_the_original():
+    net = build()
+    expected = candidates(net)
+    copied, original = copy.deepcopy(net), weakref.ref(net)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    net.settings.clear()
+    torch.testing.assert_close(candidates(copied), expected, rtol=0, atol=0)
+    del net
+    gc.collect()
+    assert original() is None
+    for seed in range(20):  # forms that nobody has used yet
+        copied.set_path(copied.space.draw(np.random.default_rng(seed)))
+        copied(torch.zeros(1, 3, 16, 16, dtype=torch.float64))
 
 
 def test_processes_train_the_same_path(run_python):

@@ -42,17 +42,27 @@ def tiny():
 
 
 @pytest.fixture(scope='session')
-def run_tool(root, shapes, pictures):
-    """Run a tool as a user does: its name or path, its arguments, further environment variables."""
+def run_tool(root, shapes, pictures, run_in_forks, tmp_path_factory):
+    """Run a tool as a user does: its name or path, its arguments, further environment variables.
 
-    def run(tool, *args, check=True, cwd=None, **variables):
+    A tool in Python runs in a fork of a process that has loaded OpenMMLab; ``fresh`` asks for an interpreter of its own.
+    """
+    logs = tmp_path_factory.mktemp('logs')
+
+    def run(tool, *args, check=True, cwd=None, fresh=False, **variables):
         path = root / 'tools' / tool
-        command = ['bash' if path.suffix == '.sh' else sys.executable, str(path), *map(str, args)]
-        environ = {name: value for name, value in os.environ.items() if name not in ('LOCAL_RANK', 'WORLD_SIZE')}
-        environ.update(SHAPES=str(shapes), PICTURES=str(pictures), PYTHON=sys.executable, PYTHONPATH=str(HERE),
-                       OMP_NUM_THREADS='1', PORT=str(_free_port()))
-        environ.update(variables)
-        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environ)
+        variables = {**dict(SHAPES=str(shapes), PICTURES=str(pictures), PYTHON=sys.executable, PYTHONPATH=str(HERE),
+                            OMP_NUM_THREADS='1', PORT=str(_free_port())), **variables}
+        if path.suffix == '.sh' or fresh:
+            command = ['bash' if path.suffix == '.sh' else sys.executable, str(path), *map(str, args)]
+            environ = {name: value for name, value in os.environ.items() if name not in ('LOCAL_RANK', 'WORLD_SIZE')}
+            result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env={**environ, **variables})
+        else:
+            out, err = logs / 'out', logs / 'err'
+            err.unlink(missing_ok=True)
+            command = ['python', str(path), *map(str, args)]
+            status = run_in_forks([command], cwd or os.getcwd(), out, err, **variables)
+            result = subprocess.CompletedProcess(command, status, out.read_text(), err.read_text().partition('\n')[2])
         assert not check or result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
         return result
 

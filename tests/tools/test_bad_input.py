@@ -118,7 +118,7 @@ def test_an_error_of_another_kind_keeps_its_traceback(fail):
 
 
 def test_the_tool_prints_the_sentence_and_fails(run_tool, tmp_path):
-    result = run_tool('train.py', 'no.py', check=False, cwd=tmp_path)
+    result = run_tool('train.py', 'no.py', check=False, cwd=tmp_path, fresh=True)
     assert result.returncode == 1
     assert result.stderr == 'Error: the config no.py does not exist; give the path of a file\n'
 

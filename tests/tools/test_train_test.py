@@ -136,7 +136,7 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert resumed['optimizer']['param_groups'] == expected['optimizer']['param_groups']
 
 
-PROJECT = """
+PROJECT = '''
 _base_ = [__import__('hybrid_mm').config_path('maskrcnn_transcnn_b.py')]
 
 classes = ('triangle', 'striped square')
@@ -162,7 +162,7 @@ train_dataloader = dict(
     dataset=dict(data_root=data_root, metainfo=dict(classes=classes), pipeline=train_pipeline))
 val_dataloader = val_evaluator = val_cfg = test_dataloader = test_evaluator = test_cfg = None
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1)
-"""
+'''
 
 
 @pytest.mark.parametrize('tool', ['ours', 'stock'])
@@ -175,7 +175,7 @@ def test_a_project_of_its_own_inherits_a_config_and_trains(run_tool, root, shape
         import mmdet
         (tmp_path / 'sitecustomize.py').write_text(
             'from hybrid_mm.compat import mend_torchvision\nmend_torchvision()\n')
-        run_tool(Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py', 'squares.py', cwd=tmp_path,
+        run_tool(Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py', 'squares.py', cwd=tmp_path, fresh=True,
                  PYTHONPATH=f'{root}:{tmp_path}')
 
     trained = weights(tmp_path / 'work_dirs' / 'squares' / 'epoch_1.pth')

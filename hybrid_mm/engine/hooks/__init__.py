@@ -8,5 +8,6 @@ from .variable_size import VariableSizeHook
 from .weight_average import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook', 'VariableSizeHook', 'WeightAverageHook'
+    'CheckSetupHook', 'CheckpointHook', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook', 'VariableSizeHook',
+    'WeightAverageHook'
 ]

@@ -39,22 +39,10 @@ _ELSEWHERE: Dict[bool, Ranges] = {
 def choose_backend(x: Tensor, axis: str, depthwise: bool, records: bool) -> str:
     """The backend that ``'auto'`` stands for.
 
-    On a CPU it is the fastest for this map in a loop over single layers. Measured on two cores of a CPU with AVX-512 by ``benchmarks/parc.py``, 64 channels depthwise or 128 dense. n is the length of
-    the axis; more channels or images make all backends slower alike.
-
-    ================== ==== =================== =====================================
-    CPU                axis inference           with gradients
-    ================== ==== =================== =====================================
-    depthwise, NCHW    H    gemm < 256 <= fft   direct < 48 <= gemm < 160 <= fft
-    depthwise, NCHW    W    gemm < 96 <= fft    direct < 18 <= fft
-    depthwise, NHWC    H    direct < 100 <= fft direct < 100 <= fft
-    depthwise, NHWC    W    direct < 160 <= fft direct < 22 <= fft
-    dense              H, W direct < 8 <= fft   direct < 18 <= fft
-    depthwise, float64 H, W gemm < 96 <= fft    fft
-    ================== ==== =================== =====================================
-
-    float16 and bfloat16 follow float32. On other devices, CUDA's among them, nothing has been measured, and the numbers are a
-    guess: depthwise direct < 16 <= gemm < 64 <= fft, dense direct < 16 <= fft. While a model is exported it is always direct.
+    On a CPU it is the fastest for this map in a loop over single layers, measured on two cores with AVX-512 by
+    ``benchmarks/parc.py``, 64 channels depthwise or 128 dense; the tables of this file have the lengths of the axis at which one
+    backend passes another. More channels or images make all backends slower alike; float16 and bfloat16 follow float32. On other
+    devices, GPUs among them, nothing has been measured, and the numbers are a guess. An export always takes ``'direct'``.
 
     Args:
         x: (B, C, H, W).

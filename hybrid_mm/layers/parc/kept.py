@@ -1,5 +1,5 @@
 """What an evaluation keeps of a layer's weights, and when it may be used again."""
-from typing import Callable, Sequence
+from typing import Callable, Optional, Sequence
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ class KeptKernels:
     """
 
     def __init__(self) -> None:
-        self.restart()
+        self.entries: Optional[dict] = {}
 
     def __reduce__(self):
         return KeptKernels, ()

@@ -9,6 +9,7 @@ from ..tracing import is_symbolic, needs_plain
 from .correlation import circular_correlation, correlate_prepared, direct, no_autocast, prepare
 from .crossovers import choose_backend
 from .kept import KeptKernels
+from .lines import dim_of
 
 _BACKENDS = ('auto', 'direct', 'fft', 'gemm')
 
@@ -115,11 +116,12 @@ class ParC2d(nn.Module):
             raise ValueError(f'the input has the shape {tuple(x.shape)}; it needs (B, {self.channels}, H, W)')
         if _is_autocast(x):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        n = x.shape[2 if self.axis == 'H' else 3]
+        n = x.shape[dim_of(self.axis)]
         records = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
         backend = self.backend if self.backend != 'auto' else choose_backend(x, self.axis, self.depthwise, records)
 
-        if records:
+        # in training nothing is kept, and `eval` begins anew; no optimizer follows an export
+        if records and not self.training and not torch.compiler.is_exporting():
             self._kept.suspend()
         with no_autocast(x):
             if records or needs_plain():
@@ -221,7 +223,7 @@ def resize(line: Tensor, axis: str, n: int) -> Tensor:
     Returns:
         The same with n in the place of K; ``line`` itself if n is K. Half precision becomes float32.
     """
-    if not is_symbolic(n) and line.shape[2 if axis == 'H' else 3] == n:
+    if not is_symbolic(n) and line.shape[dim_of(axis)] == n:
         return line
     line = line.float() if line.dtype.itemsize < 4 else line
     return F.interpolate(line, (n, 1) if axis == 'H' else (1, n), mode='bilinear', align_corners=True)

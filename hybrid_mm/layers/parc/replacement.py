@@ -108,7 +108,7 @@ def replace_with_parc(module: nn.Module,
             records.append(Replacement(name, _describe(layer), layer.out_channels, size, init))
         else:
             new[id(layer)] = ParCForAttention(layer, size, extra, backend)
-            records.append(Replacement(name, _describe(layer), attention_channels(layer), size, 'random'))
+            records.append(Replacement(name, _describe(layer), new[id(layer)].parc.h.channels * 2, size, 'random'))
 
     for parent in list(module.modules()):
         for key, child in parent._modules.items():  # a layer that two parents share is replaced in both
@@ -141,7 +141,7 @@ def _selected(module: nn.Module, select: Select) -> Dict[str, nn.Module]:
         unknown = [str(name) for name in select if name not in candidates]
         if unknown:
             raise ValueError(f'select names {", ".join(unknown)}, which {type(module).__name__} does not have')
-    layers = {}
+    layers: Dict[str, nn.Module] = {}
     for name, layer in candidates.items():
         if name in chosen and not any(name.startswith(f'{outer}.') for outer in layers):
             layers[name] = layer
@@ -186,7 +186,7 @@ def _obstacle(layer: nn.Module) -> Optional[str]:
 def _traced_sizes(module: nn.Module, layers: Dict[str, nn.Module], image: Size,
                   extra_tokens: Optional[int]) -> Dict[str, Tuple[Size, int]]:
     """Map size and number of extra tokens of each layer when an image of the given size goes through the model."""
-    calls = {}
+    calls: Dict[str, tuple] = {}
 
     def note(name, layer, args, kwargs, out) -> None:  # what a hook returns would replace the output
         calls.setdefault(name, (args, kwargs, out))

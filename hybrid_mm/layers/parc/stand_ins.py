@@ -116,7 +116,9 @@ class ParCForAttention(_LoadsHostWeights):
         self.returns_weights = isinstance(attention, nn.MultiheadAttention)
         self.batch_first = getattr(attention, 'batch_first', True)
         self.channels_last = is_channels_last(attention)
-        self.parc = ParCHW(attention_channels(attention), base_size, backend=backend)
+        channels = attention_channels(attention)
+        assert channels is not None  # `select` takes no other attention
+        self.parc = ParCHW(channels, base_size, backend=backend)
         self.kept = []
         for key, child in attention.named_children():
             if type(child).__name__ in _KEPT:

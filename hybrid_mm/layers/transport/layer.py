@@ -152,7 +152,7 @@ class SelfOptimalTransport(nn.Module):
             return plain.plan(keys, references, self.similarity, self.iterations, mask)
 
     def pooled(self, x: Tensor, mask: Optional[Tensor] = None, size: Optional[Tuple[int, int]] = None) -> Tensor:
-        """The set that the references collect from tokens (B, n, C): A, (B, h, m, d). Arguments as of `forward`."""
+        """The set that the references collect from tokens (B, n, C): A, (B, h, m, d). Arguments as for `forward`."""
         with _full_precision(x):
             values, keys, references, prior = self._prepare(self.value(x.to(self.value.weight.dtype)), mask, size)
             return plain.pooled(values, keys, references, self.similarity, self.iterations, prior, mask)

@@ -54,7 +54,7 @@ def pooled(values: Tensor,
            iterations: int,
            prior: Optional[Prior] = None,
            mask: Optional[Tensor] = None) -> Tensor:
-    """What each reference collects, ``A = m T^T V`` without prior: (B, h, m, d). Arguments as of `transport`."""
+    """What each reference collects, ``A = m T^T V`` without prior: (B, h, m, d). Arguments as for `transport`."""
     logits = similarity.logits(keys, references)
     return _pool(values, logits, similarity.is_narrow(prior), iterations, prior, mask)[0]
 
@@ -64,7 +64,7 @@ def plan(keys: Tensor,
          similarity: Similarity,
          iterations: int,
          mask: Optional[Tensor] = None) -> Tensor:
-    """The plan T before the prior, (B, h, n, m). Arguments as of `transport`."""
+    """The plan T before the prior, (B, h, n, m). Arguments as for `transport`."""
     logits = similarity.logits(keys, references)
     f, g = balance(logits, iterations, mask, False)
     return torch.exp(logits + f[..., None] + g[..., None, :])

@@ -19,8 +19,8 @@ _GROUP = 4  # iterations whose parts of the kernel's gradient are added up in on
 
 
 def balance(kernel: Tensor, iterations: int, mask: Optional[Tensor], narrow: bool) -> Tuple[Tensor, Tensor]:
-    """f (B, h, n) and g (B, h, m) with which the plan has its marginals, columns exactly: `Scaling`'s if narrow, or `LogDomain`'s.
-    """
+    """f (B, h, n) and g (B, h, m) with which the plan has its marginals, columns exactly; for `Scaling` if narrow, else for
+    `LogDomain`."""
     rows = row_sums(kernel, mask)
     rows = rows if narrow else rows.log()
     form = Scaling if narrow else LogDomain
