@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
     score_thr = SCORE_THR if args.score_thr is None else args.score_thr
     explainer = Explainer(predictor, args.layer, args.stage, args.method, score_thr, loads_rgb)
     out.mkdir(parents=True, exist_ok=True)
-    head = dict(task=predictor.task, config=Path(args.config).name, checkpoint=Path(args.checkpoint).name,
-                method=explainer.method, layer=explainer.place)
+    head: Dict[str, Any] = dict(task=predictor.task, config=Path(args.config).name, checkpoint=Path(args.checkpoint).name,
+                                method=explainer.method, layer=explainer.place)
     if predictor.task == 'detection':
         head.update(score_thr=score_thr)
     entries = explain_files(explainer, files, out, label)
