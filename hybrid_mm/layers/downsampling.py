@@ -14,8 +14,7 @@ class TwoBranchDownsampling(nn.Module):
         (B, in_channels, H, W) -> (B, out_channels, ceil(H/2), ceil(W/2)).
     """
 
-    def __init__(self, in_channels: int, out_channels: int,
-                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.conv_norm = norm_layer(out_channels)
@@ -39,8 +38,7 @@ class ConvDownsampling(nn.Module):
         (B, in_channels, H, W) -> (B, out_channels, ceil(H/2), ceil(W/2)).
     """
 
-    def __init__(self, in_channels: int, out_channels: int,
-                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.norm = norm_layer(out_channels)

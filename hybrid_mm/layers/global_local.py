@@ -117,8 +117,7 @@ class GlobalLocalBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.mixer = mixer
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = nn.Sequential(
-            OrderedDict(fc1=nn.Linear(channels, hidden), act=nn.GELU(), fc2=nn.Linear(hidden, channels)))
+        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(channels, hidden), act=nn.GELU(), fc2=nn.Linear(hidden, channels)))
         self.drop_path = drop_path or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -167,9 +167,8 @@ def window_partition(x: Tensor, grid: Tuple[int, int]) -> Tensor:
 
     (B, H, W, C) -> (B, windows, gh*gw, C), windows = ceil(H/gh) * ceil(W/gw).
     """
-    B, H, W, C = x.shape
-    gh, gw = grid
-    rows, cols = _num_windows(H, W, grid)
+    (B, H, W, C), (gh, gw) = x.shape, grid
+    rows, cols = (H + gh - 1) // gh, (W + gw - 1) // gw
     x = F.pad(x, (0, 0, 0, cols * gw - W, 0, rows * gh - H)) if _is_cut(H, W, grid) else x
     x = x.reshape(B, rows, gh, cols, gw, C).transpose(2, 3)  # (B, rows, cols, gh, gw, C)
     return x.reshape(B, rows * cols, gh * gw, C)
@@ -177,9 +176,8 @@ def window_partition(x: Tensor, grid: Tuple[int, int]) -> Tensor:
 
 def window_unpartition(windows: Tensor, grid: Tuple[int, int], H: int, W: int) -> Tensor:
     """Put windows back into a map and cut the padding off: `window_partition` undone, (B, windows, gh*gw, C) -> (B, H, W, C)."""
-    B, C = windows.shape[0], windows.shape[-1]
-    gh, gw = grid
-    rows, cols = _num_windows(H, W, grid)
+    B, C, (gh, gw) = windows.shape[0], windows.shape[-1], grid
+    rows, cols = (H + gh - 1) // gh, (W + gw - 1) // gw
     x = windows.reshape(B, rows, cols, gh, gw, C).transpose(2, 3)  # (B, rows, gh, cols, gw, C)
     return x.reshape(B, rows * gh, cols * gw, C)[:, :H, :W]
 
@@ -189,10 +187,6 @@ def window_key_mask(H: int, W: int, grid: Tuple[int, int], device: torch.device)
     if not _is_cut(H, W, grid):
         return None
     return window_partition(torch.ones(1, H, W, 1, dtype=torch.bool, device=device), grid)[0, :, :, 0]
-
-
-def _num_windows(H: int, W: int, grid: Tuple[int, int]) -> Tuple[int, int]:
-    return (H + grid[0] - 1) // grid[0], (W + grid[1] - 1) // grid[1]
 
 
 def _is_cut(H: int, W: int, grid: Tuple[int, int]) -> bool:

@@ -20,8 +20,7 @@ class TransformerLayer(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, channels * mlp_ratio), nn.SiLU(), nn.Linear(channels * mlp_ratio, channels))
+        self.mlp = nn.Sequential(nn.Linear(channels, channels * mlp_ratio), nn.SiLU(), nn.Linear(channels * mlp_ratio, channels))
         self.dropout = nn.Dropout(dropout)
         self.drop_path = drop_path or nn.Identity()
 
@@ -76,8 +75,7 @@ class MobileViTBlock(nn.Module):
                 norm_layer(out_channels), nn.SiLU())
 
         self.local = nn.Sequential(conv(channels, channels, 3), nn.Conv2d(channels, width, 1, bias=False))
-        self.blocks = nn.Sequential(
-            *(TransformerLayer(width, num_heads, mlp_ratio, dropout, drop_path) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(TransformerLayer(width, num_heads, mlp_ratio, dropout, drop_path) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.project = conv(width, channels, 1)
         self.fuse = conv(2 * channels, channels, 3)

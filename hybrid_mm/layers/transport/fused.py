@@ -7,7 +7,7 @@ sums, 0 at first, one iteration is
 .. code-block:: text
 
     f_i = -logsumexp_j(L_ij - C_j)     stays in registers; minus infinity for padding
-    C_j =  logsumexp_i(L_ij + f_i)     a program stores the part of its share, `combine` joins the parts of a head
+    C_j =  logsumexp_i(L_ij + f_i)     a program stores the part of its share, those of a head are joined
 
 which is Sinkhorn up to constants: the plan's columns are ``softmax_i(L + f) / m``. The kernels, for I iterations:
 
@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .definition import Prior, Similarity
-from .kernels import collect, combine, iterate, reverse, scatter
+from .kernels import collect, iterate, reverse, scatter
 
 PROGRAMS = 1024  # of one launch, where tokens and heads give as many: several for each multiprocessor of a large GPU
 
@@ -92,19 +92,9 @@ class _Launcher:
             num_warps=max(4, min(16, block_m * max(block_k, block_d) // 512)))
 
     def __call__(self, kernel, **arguments):
-        self.run(kernel, self.pairs * self.chunks, **arguments, **self.shared)
-
-    def combine(self, parts):
-        """logsumexp of parts (pairs, chunks, m) over the chunks."""
-        whole = parts.new_empty(self.pairs, parts.shape[2])
-        self.run(combine, self.pairs, parts=parts, whole=whole, chunks=self.chunks, M=parts.shape[2], BLOCK_S=16,
-                 BLOCK_M=self.shared['BLOCK_M'])
-        return whole
-
-    def run(self, kernel, programs, **arguments):
         # triton launches on the current device, whatever the tensors say
         with torch.cuda.device(self.device) if self.device.type == 'cuda' else contextlib.nullcontext():
-            kernel[(programs, )](**arguments)
+            kernel[(self.pairs * self.chunks, )](**arguments, **self.shared)
 
 
 def _padded(length: int) -> int:
@@ -122,12 +112,12 @@ class _Transport(torch.autograd.Function):
         columns = [values.new_zeros(launch.pairs, references.shape[1])]
         for _ in range(iterations - 1):
             launch(iterate, v=None, before=columns[-1], after=parts, pool=None, cells=None)
-            columns.append(launch.combine(parts))
+            columns.append(torch.logsumexp(parts, 1))
         pool = parts if p is None else torch.empty_like(parts)  # column sums for pooling, with the prior
         cells = values.new_empty(*parts.shape, values.shape[-1])
         launch(iterate, v=values, before=columns[-1], after=parts, pool=pool, cells=cells)
-        columns.append(launch.combine(parts))
-        whole = columns[-1] if p is None else launch.combine(pool)
+        columns.append(torch.logsumexp(parts, 1))
+        whole = columns[-1] if p is None else torch.logsumexp(pool, 1)
         cells = (torch.exp(pool - whole[:, None])[..., None] * cells).sum(1)  # a share's cells are means of its tokens
         out = torch.empty_like(values)
         launch(scatter, before=columns[-2], after=columns[-1], cells=cells, out=out)

@@ -51,9 +51,10 @@ def _store_columns(pointer, index, numbers, M: tl.constexpr, BLOCK_M: tl.constex
 
 
 @triton.jit
-def _logits(x, y, inverse_eps, inverse_width, GAUSSIAN: tl.constexpr, M: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Logits of a block, and their derivative by the product of key and reference."""
-    dot = tl.dot(x, tl.trans(y), input_precision=PRECISION)
+def _half_step(x_rows, y_all, before, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN: tl.constexpr,
+               M: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Logits of a block, their derivative by the product of key and reference, f, and the row softmax that f comes from."""
+    dot = tl.dot(x_rows, tl.trans(y_all), input_precision=PRECISION)
     if GAUSSIAN:
         likeness = tl.exp((dot - 1) * inverse_width)
         slope = likeness * (inverse_width * inverse_eps)
@@ -61,7 +62,11 @@ def _logits(x, y, inverse_eps, inverse_width, GAUSSIAN: tl.constexpr, M: tl.cons
         likeness = dot
         slope = tl.full(dot.shape, 1, tl.float32) * inverse_eps
     logits = tl.where((tl.arange(0, BLOCK_M) < M)[None, :], (likeness - 1) * inverse_eps, NOTHING)
-    return logits, slope
+    weights, log_total = _softmax(logits - before[None, :])
+    takes_part = rows < n
+    if real is not None:
+        takes_part = takes_part & (tl.load(real + sequence * n + rows, mask=rows < n, other=0) != 0)
+    return logits, slope, tl.where(takes_part, -log_total, NOTHING), weights
 
 
 @triton.jit
@@ -84,37 +89,12 @@ def _softmax(logits):
 
 
 @triton.jit
-def _half_step(logits, before, real, rows, n, sequence):
-    """f of a block of tokens, and the row softmax that it comes from."""
-    weights, log_total = _softmax(logits - before[None, :])
-    takes_part = rows < n
-    if real is not None:
-        takes_part = takes_part & (tl.load(real + sequence * n + rows, mask=rows < n, other=0) != 0)
-    return tl.where(takes_part, -log_total, NOTHING), weights
-
-
-@triton.jit
 def _add_to_columns(logits, top, total):
     """Columns' exp(logits) in units of exp(top); top and the totals in it with this block; what older numbers lose by that."""
     higher = tl.maximum(top, tl.max(logits, 0))
     weights = tl.exp(logits - higher[None, :])
     older = tl.exp(top - higher)
     return weights, higher, total * older + tl.sum(weights, 0), older
-
-
-@triton.jit
-def combine(parts, whole, chunks, M: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr):
-    """logsumexp over the chunks, (pairs, chunks, M) -> (pairs, M)."""
-    pair = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK_M)
-    top = tl.full((BLOCK_M, ), NOTHING, tl.float32)
-    total = tl.zeros((BLOCK_M, ), tl.float32)
-    for start in range(0, chunks, BLOCK_S):
-        rows = start + tl.arange(0, BLOCK_S)
-        block = tl.load(parts + (pair * chunks + rows)[:, None] * M + columns[None, :],
-                        mask=(rows < chunks)[:, None] & (columns < M)[None, :], other=NOTHING)
-        _, top, total, _ = _add_to_columns(block, top, total)
-    _store_columns(whole, pair, top + tl.log(total), M, BLOCK_M)
 
 
 @triton.jit
@@ -134,8 +114,7 @@ def iterate(x, y, p, q, real, counts, v, before, after, pool, cells, n, heads, c
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
         x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
-        logits, _ = _logits(x_rows, y_all, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
-        f, _ = _half_step(logits, c, real, rows, n, sequence)
+        logits, _, f, _ = _half_step(x_rows, y_all, c, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
         logits += f[:, None]
         weights, top, total, older = _add_to_columns(logits, top, total)
         if v is not None:
@@ -175,8 +154,7 @@ def scatter(x, y, p, q, real, counts, before, after, cells, out, n, heads, chunk
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
         x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
-        logits, _ = _logits(x_rows, y_all, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
-        f, _ = _half_step(logits, c, real, rows, n, sequence)
+        logits, _, f, _ = _half_step(x_rows, y_all, c, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
         weights = _ways_back(logits, f, c_last, p, q, counts, p_stride, rows, n, sequence, M, BLOCK_M)
         out_rows = tl.dot(weights, a, input_precision=PRECISION)
         _store(out + tokens * D, out_rows, rows, heads * D, n, D, BLOCK_D)
@@ -196,8 +174,7 @@ def collect(x, y, p, q, real, counts, before, after, out, dout, dcells, sums, n,
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
         x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
-        logits, _ = _logits(x_rows, y_all, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
-        f, _ = _half_step(logits, c, real, rows, n, sequence)
+        logits, _, f, _ = _half_step(x_rows, y_all, c, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
         weights = _ways_back(logits, f, c_last, p, q, counts, p_stride, rows, n, sequence, M, BLOCK_M)
         do = _load(dout + tokens * D, rows, heads * D, n, D, BLOCK_D)
         da += tl.dot(tl.trans(weights), do, input_precision=PRECISION)
@@ -234,8 +211,8 @@ def reverse(x, y, p, q, real, counts, v, dv, dout, cells, dcells, inner, whole, 
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
         x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
-        logits, slope = _logits(x_rows, y_all, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
-        f, row_weights = _half_step(logits, c, real, rows, n, sequence)
+        logits, slope, f, row_weights = _half_step(x_rows, y_all, c, real, rows, n, sequence, inverse_eps, inverse_width,
+                                                   GAUSSIAN, M, BLOCK_M)
         column_weights = tl.exp(logits + f[:, None] - c_next[None, :])
         through_f = column_weights * dc_next[None, :]  # gradient of L + f, from all that uses the two as a sum
         if v is not None:

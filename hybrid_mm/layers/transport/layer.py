@@ -107,15 +107,12 @@ class SelfOptimalTransport(nn.Module):
         self.centres = vectors(head_dim) if nystrom else None
 
     def forward(self, x: Tensor, mask: Optional[Tensor] = None, size: Optional[Tuple[int, int]] = None) -> Tensor:
-        """Exchange values between tokens.
+        """Exchange values between tokens: (B, n, C) -> (B, n, C).
 
         Args:
-            x: (B, n, C); n may be below m.
+            x: the tokens; n may be below m.
             mask: (B, n) bool, True for real tokens. Padding takes no part, and gets the bias of the output projection.
             size: height and width of the map that the tokens are, row by row; needed for the prior '2d'.
-
-        Returns:
-            (B, n, C).
         """
         v = self.value(x)
         with _full_precision(x):  # plans and their weights, 1/(nm), need float32's range
