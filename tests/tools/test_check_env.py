@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hybrid_mm import commands
 from hybrid_mm.commands import check_env
 from hybrid_mm.environment import FORKS, MINIMA, NEEDS, PINS, collect_facts, diagnose, expand
 
@@ -27,14 +28,16 @@ def site(tmp_path):
 
 
 @pytest.fixture
-def check(root, site):
-    """Run the tool as a user does, on some items or all."""
+def check(site, monkeypatch, capsys):
+    """Run the command on some items, with `site` before the installed packages."""
 
-    def run(*items, python=sys.executable, cwd='/', **variables):
-        environ = {name: value for name, value in os.environ.items() if name != 'CUDA_VISIBLE_DEVICES'}
-        environ.update(PYTHONPATH=str(site), OMP_NUM_THREADS='1', **variables)
-        return subprocess.run([str(python), str(root / 'tools' / 'check_env.py'), *items], capture_output=True, text=True,
-                              check=False, cwd=cwd, env=environ)
+    def run(*items, cwd='/', **variables):
+        monkeypatch.chdir(cwd)
+        monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+        for name, value in dict(PYTHONPATH=str(site), OMP_NUM_THREADS='1', **variables).items():
+            monkeypatch.setenv(name, value)
+        status = check_env.run(check_env.parser().parse_args(items))
+        return subprocess.CompletedProcess(items, status, *capsys.readouterr())
 
     return run
 
@@ -45,15 +48,21 @@ def facts(tmp_path_factory):
     return collect(list(NEEDS), None, tmp_path_factory.mktemp('site'))
 
 
+# Of the forks mmpretrain alone refuses an mmcv that is too new, which it asserts after it has imported much.
+REFUSING, TOO_NEW = (['mmpretrain'], '2.4.0') if FORKS_ARE_HERE else (['mmdet', 'mmseg'], '2.2.0')
+
+
 @pytest.fixture(scope='module')
 def broken(facts, tmp_path_factory):
-    """Facts of two libraries, broken on their own; in one process because importing torch takes long."""
+    """Facts of libraries that are broken on their own; in one process because importing torch takes long."""
     site = tmp_path_factory.mktemp('site')
     # as torchvision does: it fails until somebody has defined the operator
     code = 'import torch\ntorch.library.register_fake("torchvision::nms")(lambda *args: args[0])'
     shadow(site, 'torchvision', code, '0.20.1')
-    link_mmcv(site, leave_out='_ext')
-    return try_again(facts, site, 'torchvision', 'mmcv')
+    # an mmcv without operators, which is tried behind the libraries that refuse its version
+    link_mmcv(site, '_ext', 'version.py')
+    (site / 'mmcv' / 'version.py').write_text(f"__all__ = ['__version__']\n__version__ = '{TOO_NEW}'\n")
+    return try_again(facts, site, 'torchvision', *REFUSING, 'mmcv')
 
 
 @pytest.fixture
@@ -126,11 +135,11 @@ def install(site, distribution, version):
     (site / f'{distribution}-{version}.dist-info' / 'METADATA').write_text(text)
 
 
-def link_mmcv(site, leave_out):
+def link_mmcv(site, *leave_out):
     """The installed mmcv without some of its files."""
     (site / 'mmcv').mkdir()
     for path in Path(find_spec('mmcv').origin).parent.iterdir():
-        if not path.name.startswith((leave_out, '__pycache__')):
+        if not path.name.startswith((*leave_out, '__pycache__')):
             (site / 'mmcv' / path.name).symlink_to(path)
 
 
@@ -175,8 +184,9 @@ def test_an_mmengine_that_runs_the_code_in_a_checkpoint_is_a_note_with_the_cure(
     assert facts['mmengine']['unsafe'] is FORKS_ARE_HERE
     assert_fine(report(), note if FORKS_ARE_HERE else 'ok    mmengine')
     assert_fine(report(mmengine=dict(facts['mmengine'], unsafe=True)), note)
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # the cure cures
-    assert try_again(facts, site, 'mmengine')['mmengine']['unsafe'] is False
+    if FORKS_ARE_HERE:
+        monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # the cure cures
+        assert try_again(facts, site, 'mmengine')['mmengine']['unsafe'] is False
 
 
 def test_mmcv_without_operators(report, broken):
@@ -210,15 +220,10 @@ def test_torchvision_that_the_tools_get_round_is_a_note_with_the_cure(report, br
                 r'      cure: .*"torchvision==0\.')
 
 
-def test_an_mmcv_that_is_too_new_is_refused_by_the_libraries(report, facts, site):
-    # of the forks mmpretrain alone has a bound, which it asserts after it has imported much
-    libraries, version = (['mmpretrain'], '2.4.0') if FORKS_ARE_HERE else (['mmdet', 'mmseg'], '2.2.0')
-    link_mmcv(site, leave_out='version.py')
-    (site / 'mmcv' / 'version.py').write_text(f"__all__ = ['__version__']\n__version__ = '{version}'\n")
-    mmcv = dict(facts['mmcv'], version=version)
-    done = report(*libraries, mmcv=mmcv, **try_again(dict(facts, mmcv=mmcv), site, *libraries))
-    for library in libraries:
-        assert_wrong(done, ', '.join(libraries), rf'{library} \S+ takes mmcv below {version}, and mmcv {version} is installed',
+def test_an_mmcv_that_is_too_new_is_refused_by_the_libraries(report, facts, broken):
+    done = report(*REFUSING, mmcv=dict(facts['mmcv'], version=TOO_NEW), **{library: broken[library] for library in REFUSING})
+    for library in REFUSING:
+        assert_wrong(done, ', '.join(REFUSING), rf'{library} \S+ takes mmcv below {TOO_NEW}, and mmcv {TOO_NEW} is installed',
                      MMCV + PINNED['mmcv'])
 
 
@@ -229,9 +234,12 @@ def test_no_mmseg(report, facts, site):
                  r'\S+ -m pip install ' + PINNED['mmseg'] + ('' if FORKS_ARE_HERE else ' ftfy regex'))
 
 
-def test_an_empty_environment(check, tmp_path):
+def test_an_empty_environment(root, tmp_path):
+    """The tool as a user runs it, with an interpreter that has nothing."""
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', str(tmp_path / 'venv')], check=True)
-    done = check(python=tmp_path / 'venv' / 'bin' / 'python')
+    done = subprocess.run([str(tmp_path / 'venv' / 'bin' / 'python'), str(root / 'tools' / 'check_env.py')],
+                          capture_output=True, text=True, check=False, cwd='/',
+                          env={name: value for name, value in os.environ.items() if name != 'PYTHONPATH'})
     assert done.returncode == 1 and not done.stderr
     for item in ('torch', 'numpy', 'opencv', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'):
         # by the interpreter that was checked, not by the first one on the path
@@ -289,9 +297,10 @@ def test_torch_for_gpus_without_a_gpu(check, site):
                 r'note  GPU: none found, though torch was built for CUDA 13\.0')
 
 
-def test_an_unknown_item_is_refused(check):
-    done = check('mmocr')
-    assert done.returncode == 2 and "'mmocr' is not allowed; choose from python, setuptools, torch" in done.stderr
+def test_an_unknown_item_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        commands.main('check_env', ['mmocr'])
+    assert end.value.code == 2 and "'mmocr' is not allowed; choose from python, setuptools, torch" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------- sentences from facts

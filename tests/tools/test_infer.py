@@ -89,8 +89,7 @@ def test_instances_are_those_of_an_evaluation(run, tiny, checkpoints, shapes, ca
         np.testing.assert_array_equal(masks, [rle.decode(mask) for mask in truth['masks']])
         assert {instance['class'] for instance in instances} <= set(META['detector']['classes'])
         assert all(instance['class'] == found['classes'][instance['label']] for instance in instances)
-    printed = capsys.readouterr().out
-    assert 'pictures 4/4 (100 %), ' in printed and printed.endswith('out: 4 pictures and predictions.json\n')
+    assert capsys.readouterr().out.endswith('pictures 4/4 (100 %), 0:00:00 left\nout: 4 pictures and predictions.json\n')
 
 
 def test_the_threshold_holds_for_picture_and_json(run, shapes, folder):
@@ -297,10 +296,3 @@ def test_what_cannot_work_ends_with_a_sentence_and_no_output(tiny, checkpoints, 
         infer([*(arg.format(**names) for arg in args[:3]), *args[3:]])
     assert raised.value.code.startswith(message.format(**names)) and '\n' not in raised.value.code
     assert sorted(folder.rglob('*')) == before
-
-
-def test_the_tool_runs(run_tool, tiny, checkpoints, pictures, folder):
-    result = run_tool('infer.py', tiny('classifier'), checkpoints / 'classifier.pth', pictures / 'dark', '--out', 'out',
-                      cwd=folder)
-    assert result.stdout.endswith('pictures 10/10 (100 %), 0:00:00 left\nout: 10 pictures and predictions.json\n')
-    assert len(json.loads((folder / 'out' / 'predictions.json').read_text())['images']) == 10
