@@ -1,4 +1,4 @@
-"""GLiT's hierarchical search against random search on the synthetic shapes: the same supernet, as many evaluations, several seeds.
+"""GLiT's hierarchical search against random search on the synthetic shapes: one supernet, as many evaluations, several seeds.
 
     python tools/datasets/make_shapes.py
     python benchmarks/glit_search.py [--seeds 0 1 2] [--strategies hierarchical flat random] [--processes 2]

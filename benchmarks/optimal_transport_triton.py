@@ -21,21 +21,22 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from hybrid_mm.analysis.measurement import in_turn, peak_bytes  # noqa: E402
 from hybrid_mm.layers.transport import definition  # noqa: E402
-from hybrid_mm.layers.transport.choice import transport  # noqa: E402
+from hybrid_mm.layers.transport.choice import choose  # noqa: E402
 from hybrid_mm.layers.transport.definition import Similarity, position_prior_1d  # noqa: E402
 
 
 def run(arguments, name, train):
     """Output, and in training the gradients of values, keys and references."""
-    backend = 'triton' if name == 'fused' else 'plain'
+    values, _, references, similarity, _, prior = arguments
     with mock.patch.object(definition, 'NARROW', -1. if name == 'log' else definition.NARROW):
+        transport = choose(values, references, similarity, prior, backend='triton' if name == 'fused' else 'plain')
         if not train:
             with torch.no_grad():
-                return [transport(*arguments, backend=backend)]
-        if backend == 'plain':
-            out = checkpoint(transport, *arguments, None, backend, use_reentrant=False, preserve_rng_state=False)
+                return [transport(*arguments)]
+        if name == 'fused':
+            out = transport(*arguments)
         else:
-            out = transport(*arguments, backend=backend)
+            out = checkpoint(transport, *arguments, use_reentrant=False, preserve_rng_state=False)
         return [out, *torch.autograd.grad(out.square().sum(), arguments[:3])]
 
 

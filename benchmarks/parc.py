@@ -2,10 +2,11 @@
 
     python benchmarks/parc.py [--sizes 7 14 28 56 112 224] [--channels 64] [--batch 4] [--dense] [--rounds 5]
 
-Times are milliseconds, best of the rounds: inference (evaluation, no gradients, kernels kept) and training (forward and backward).
-`auto/best` is the time of the backend that `auto` stands for over that of the fastest; `direct/auto` is the speed-up over the
-released form. Memory is what torch's allocator holds at the peak beyond input and weights, over that of the 7x7 convolution. The
-CPU's crossovers of `hybrid_mm.layers.parc.crossovers` come from this table; a GPU's are a guess, which this table can check there.
+Times are milliseconds, best of the rounds: inference (evaluation, no gradients, kernels kept) and training (forward and
+backward). `auto/best` is the time of the backend that `auto` stands for over that of the fastest; `direct/auto` is the speed-up
+over the released form. Memory is what torch's allocator holds at the peak beyond input and weights, over that of the 7x7
+convolution. The CPU's crossovers of `hybrid_mm.layers.parc.crossovers` come from this table; a GPU's are a guess, which this
+table can check there.
 """
 import argparse
 import sys

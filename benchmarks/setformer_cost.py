@@ -46,8 +46,8 @@ def beside(value, published):
 
 def main():
     logging.disable(logging.WARNING)
-    print('| arch | references | parameters with classifier, M | published | MACs at 224, G: conv and linear + transport | published | '
-          'Sinkhorn | MACs at 800x1280 | Sinkhorn |\n|---|---|---|---|---|---|---|---|---|')
+    print('| arch | references | parameters with classifier, M | published | MACs at 224, G: conv and linear + transport | '
+          'published | Sinkhorn | MACs at 800x1280 | Sinkhorn |\n|---|---|---|---|---|---|---|---|---|')
     for arch, (published, published_macs) in PUBLISHED.items():
         for references in (49, (196, 196, 196, 49)):
             parameters, layers, transport, sinkhorn = count(arch, references, (224, 224))

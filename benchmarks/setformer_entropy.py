@@ -41,7 +41,7 @@ def features(net, x):
 
     def hook(found):
         return lambda layer, inputs, output: found.append(
-            layer._prepare(layer.value(inputs[0].flatten(2).transpose(1, 2)), None, inputs[0].shape[2:])[1:3])
+            layer._prepare(layer.value(inputs[0].flatten(2).transpose(1, 2)))[1:])
 
     for found, blocks in zip(stages, net.stages):
         for block in blocks:
@@ -69,7 +69,8 @@ def main():
     spread = [torch.stack([keys.mean(2).norm(dim=-1).mean() for keys, _ in blocks]).mean() for blocks in stages]
     print(f'{args.arch}, {len(files)} pictures; length of the mean unit key by stage (1: all tokens alike): '
           f'{" ".join(f"{value:.2f}" for value in spread)}\n')
-    print('| similarity | sigma | eps | row entropy, stages 1 to 4 | largest | row error after 3, 5, 10 iterations |\n|---|---|---|---|---|---|')
+    print('| similarity | sigma | eps | row entropy, stages 1 to 4 | largest | row error after 3, 5, 10 iterations |\n'
+          '|---|---|---|---|---|---|')
     for kind, sigma, eps in SETTINGS:
         similarity = Similarity(kind, sigma or 1., eps)
         entropies = [torch.stack([row_entropy(plan(*block, similarity, 10)).mean() for block in blocks]) for blocks in stages]

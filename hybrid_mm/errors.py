@@ -11,3 +11,8 @@ def shorten(names: Iterable[object], limit: int = 5) -> str:
     texts = [str(name) for name in names]
     more = f' and {len(texts) - limit} more' if len(texts) > limit else ''
     return ', '.join(texts[:limit]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters; the name of its type if there is no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

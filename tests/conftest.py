@@ -38,7 +38,7 @@ def run_python():
 
 @pytest.fixture(scope='session')
 def run_in_forks():
-    """Run commands ``python FILE ...`` in forks of one process for all tests, see `run_in_forks.py`: loading libraries takes long.
+    """Run commands ``python FILE ...`` in forks of one process for all tests, see `run_in_forks.py`: libraries load slowly.
 
     Takes lists of words, the folder to run in, files for stdout and stderr, and variables of the environment; returns the exit
     status of the last command that ran.

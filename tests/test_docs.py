@@ -15,8 +15,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """Pictures of a data set as the network gets them: behind the pipeline, before normalisation, with what is annotated."""
+import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterator, List, NamedTuple, Sequence
 
 import numpy as np
 import torch
@@ -19,25 +20,18 @@ _OPACITY = 0.5  # of masks and label maps
 
 
 class Picture(NamedTuple):
-    """An image of a data set.
-
-    Attributes:
-        index: in the data set.
-        name: of its file, without the ending; empty if it has none.
-        image: uint8 (H, W, 3), BGR, in the size that the network gets.
-        drawn: the same with boxes and masks, the label map or the class.
-    """
-    index: int
-    name: str
-    image: np.ndarray
-    drawn: np.ndarray
+    """An image of a data set."""
+    number: int  # its place in the data set, from 0
+    name: str  # of its file, without the ending; empty if it has none
+    image: np.ndarray  # uint8 (H, W, 3), BGR, in the size that the network gets
+    drawn: np.ndarray  # the same with boxes and masks, the label map or the class
 
 
 def browse(cfg: Config, split: str, number: int, seed: int = 0) -> Iterator[Picture]:
     """Run images through the pipeline and draw their annotations.
 
     What a pipeline loads behind its resize, as evaluation wants it, is loaded before it here: annotations go through all
-    transforms, as the image. Mixup and CutMix, which work on batches in the data preprocessor, are not seen.
+    transforms, as the image does. Mixup and CutMix, which work on batches in the data preprocessor, are not seen.
 
     Args:
         cfg: config of a detector, segmentor or classifier.
@@ -56,30 +50,27 @@ def browse(cfg: Config, split: str, number: int, seed: int = 0) -> Iterator[Pict
     dataset = DATASETS.build(dataset_cfg)
     if len(dataset) == 0:
         raise SetupError(f'{split}_dataloader.dataset is empty; check its ann_file, data_prefix and filter_cfg')
-    visualizer = _build_visualizer(cfg, dataset.metainfo)
+    kind = (cfg.get('visualizer') or {}).get('type', PREDICTORS[cfg.default_scope].visualizer_type)
+    visualizer = VISUALIZERS.build(dict(type=kind, name=f'browse-{id(cfg)}', vis_backends=[]))
+    visualizer.dataset_meta = dataset.metainfo
+    visualizer.alpha = _OPACITY
     set_random_seed(seed)
-    for index in spread(len(dataset), number):
-        item = dataset[index]
-        image = to_picture(item['inputs'], rgb=bool(preprocessor_of(cfg).get('rgb_to_bgr')))
+    for i in spread(len(dataset), number):
+        item = dataset[i]
         sample = item['data_samples']
+        image = to_picture(item['inputs'], rgb=bool(preprocessor_of(cfg).get('rgb_to_bgr')))
         path = getattr(sample, 'img_path', None)
-        yield Picture(index, Path(path).stem if path else '', image, draw_annotations(visualizer, image, sample))
+        yield Picture(i, Path(path).stem if path else '', image, draw_annotations(visualizer, image, sample))
 
 
 def annotations_first(pipeline: Sequence[Any]) -> List[Any]:
-    """A pipeline whose annotations are loaded directly behind the image.
-
-    Args:
-        pipeline: configs of transforms.
-    """
-    names = [_type_name(transform).rsplit('.', 1)[-1] for transform in pipeline]
-    loaders = [transform for transform, name in zip(pipeline, names) if name.startswith('Load') and 'Annotation' in name]
-    image = next((i for i, name in enumerate(names) if name.startswith('LoadImage')), None)
-    if image is None:
-        return list(pipeline)
-    rest = [transform for transform in pipeline if not any(transform is loader for loader in loaders)]
-    image = next(i for i, transform in enumerate(rest) if transform is pipeline[image])
-    return [*rest[:image + 1], *loaders, *rest[image + 1:]]
+    """Configs of transforms, with those that load annotations directly behind the one that loads the image."""
+    loaders = [transform for transform in pipeline if re.match('Load.*Annotation', _type_name(transform))]
+    rest = [transform for transform in pipeline if transform not in loaders]
+    for i, transform in enumerate(rest, 1):
+        if _type_name(transform).startswith('LoadImage'):
+            return [*rest[:i], *loaders, *rest[i:]]
+    return list(pipeline)
 
 
 def spread(total: int, number: int) -> List[int]:
@@ -99,21 +90,14 @@ def to_picture(inputs: Tensor, rgb: bool = False) -> np.ndarray:
     """
     if inputs.ndim != 3 or inputs.shape[0] not in (1, 3):
         raise SetupError(f'the pipeline gives inputs of shape {tuple(inputs.shape)}; they have to be pictures, (3, H, W)')
-    image = inputs.float().round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
-    image = image if image.shape[2] == 3 else image.repeat(3, axis=2)
+    image = inputs.float().round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).numpy()
     return np.ascontiguousarray(image[..., ::-1] if rgb else image)
 
 
 def draw_annotations(visualizer: Visualizer, image: np.ndarray, sample: Any) -> np.ndarray:
-    """Draw the ground truth of a data sample of MMDetection, MMSegmentation or MMPreTrain.
+    """An image, uint8 (H, W, 3), BGR, with the ground truth of its data sample; as it is where nothing is annotated.
 
-    Args:
-        visualizer: of the same library.
-        image: uint8 (H, W, 3), BGR.
-        sample: a data sample of an image of this size.
-
-    Returns:
-        A picture of the same form; the image as it is where nothing is annotated.
+    Visualizer and sample are of the same library, MMDetection, MMSegmentation or MMPreTrain.
     """
     if not any(key.startswith('gt_') for key in sample.keys()):
         return image
@@ -132,14 +116,6 @@ def draw_annotations(visualizer: Visualizer, image: np.ndarray, sample: Any) -> 
     return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
 
 
-def _type_name(transform: Dict[str, Any]) -> str:
+def _type_name(transform: Any) -> str:
     kind = transform.get('type') if isinstance(transform, dict) else type(transform)
-    return kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-
-
-def _build_visualizer(cfg: Config, metainfo: Dict[str, Any]) -> Visualizer:
-    kind = (cfg.get('visualizer') or {}).get('type', PREDICTORS[cfg.default_scope].visualizer_type)
-    visualizer = VISUALIZERS.build(dict(type=kind, name=f'browse-{id(cfg)}', vis_backends=[]))
-    visualizer.dataset_meta = metainfo
-    visualizer.alpha = _OPACITY
-    return visualizer
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).rpartition('.')[2]

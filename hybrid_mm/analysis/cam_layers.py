@@ -1,35 +1,26 @@
 """Where a class activation map is taken: a stage of the backbone or a layer by its name, and its output as a map."""
 import difflib
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, List, NamedTuple, Optional, Sequence
 
 from torch import Tensor, nn
 
 from hybrid_mm.backbones.base import BaseBackbone
 from hybrid_mm.errors import SetupError
 
-_LARGEST_STRIDE = 64
+_STRIDES = (1, 2, 4, 8, 16, 32, 64)  # that a grid of tokens may have
 
 
 class Place(NamedTuple):
-    """Where to look into a network.
-
-    Attributes:
-        name: for people.
-        module: the layer.
-        index: which of its outputs, None where there is one.
-    """
-    name: str
-    module: nn.Module
-    index: Optional[int] = None
+    """Where to look into a network."""
+    name: str  # for people
+    module: nn.Module  # the layer
+    output: Optional[int] = None  # which of its outputs, None where there is one
 
 
 class Tap:
     """Cuts the graph behind a layer and puts a module there that sees nothing but its output.
 
-    All gradients below are saved, and what leaves the layer may be one of several tensors, which grad-cam's hooks do not know.
-
-    Args:
-        place: the layer.
+    So gradients end at the layer, and of several outputs one can be looked at, which grad-cam's hooks do not know.
 
     Attributes:
         module: an identity; its output is a leaf of the graph.
@@ -47,7 +38,7 @@ class Tap:
 
     def _replace(self, layer: nn.Module, args: tuple, out: Any) -> Any:
         self.runs += 1
-        index = None if isinstance(out, Tensor) else self._place.index  # some backbones return their only map as it is
+        index = None if isinstance(out, Tensor) else self._place.output  # some backbones return their only map as it is
         tensor = out if index is None else out[index]
         if not isinstance(tensor, Tensor):
             raise SetupError(f'the output of {self._place.name} is a {type(tensor).__name__}, no map of features; give another '
@@ -85,51 +76,46 @@ def find_place(model: nn.Module, layer: Optional[str] = None, stage: Optional[in
     backbone = getattr(model, 'backbone', None)
     if backbone is None:
         raise SetupError(f'{type(model).__name__} has no backbone; give a layer with --layer')
-    indices = getattr(backbone, 'out_indices', ())
-    indices = (indices, ) if isinstance(indices, int) else tuple(indices)
+    indices = out_indices(backbone)
     if not indices and stage is None:
         return Place('last output of the backbone', backbone, -1)
-    if isinstance(backbone, BaseBackbone):
-        last = max(indices) + 1
-        stage = _check_stage(last if stage is None else stage, range(1, last + 1), backbone)
-        name, module = f'backbone.stages.{stage - 1}.{len(backbone.stages[stage - 1]) - 1}', backbone.stages[stage - 1][-1]
-        if stage == last and getattr(backbone, 'mode', '') == 'image':  # GLiT
-            return Place(f'{name}.norm1', module.norm1)
-        return Place(name, module)
-    stage = _check_stage(indices[-1] + 1 if stage is None else stage, [i + 1 for i in indices], backbone)
-    return Place(f'output {stage} of the backbone', backbone, indices.index(stage - 1))
+    ours = isinstance(backbone, BaseBackbone)
+    last = (max(indices) if ours else indices[-1]) + 1 if indices else 0
+    stage = last if stage is None else stage
+    allowed = range(1, last + 1) if ours else [i + 1 for i in indices]
+    if stage not in allowed:
+        raise SetupError(f'--stage {stage} is not among those that {type(backbone).__name__} gives here; choose from '
+                         f'{", ".join(map(str, allowed)) or "none"}, or a layer with --layer')
+    if not ours:
+        return Place(f'output {stage} of the backbone', backbone, indices.index(stage - 1))
+    block = backbone.stages[stage - 1][-1]
+    name = f'backbone.stages.{stage - 1}.{len(backbone.stages[stage - 1]) - 1}'
+    is_read_from_token = stage == last and getattr(backbone, 'mode', '') == 'image'  # GLiT
+    return Place(f'{name}.norm1', block.norm1) if is_read_from_token else Place(name, block)
+
+
+def out_indices(backbone: nn.Module) -> List[int]:
+    """Stages of the outputs, counted from 0; empty where the backbone does not say."""
+    indices = getattr(backbone, 'out_indices', ())
+    return [indices] if isinstance(indices, int) else list(indices)
 
 
 def as_map(features: Tensor, image_size: Sequence[int]) -> Tensor:
-    """Features with their places in two dimensions.
+    """Features with their places in two dimensions, (B, C, H, W).
 
     Args:
         features: a map (B, C, H, W), or tokens (B, N, C), row by row, behind a class token or without one.
         image_size: height and width in pixels. The tokens' grid is this over a power of 2, rounded up or down.
-
-    Returns:
-        (B, C, H, W).
 
     Raises:
         SetupError: it is neither.
     """
     if features.dim() == 4:
         return features
-    if features.dim() == 3:
-        stride = 1
-        while stride <= _LARGEST_STRIDE:
-            for h, w in ([-(-side // stride) for side in image_size], [side // stride for side in image_size]):
-                if 0 < h * w and features.shape[1] - h * w in (0, 1):
-                    tokens = features[:, features.shape[1] - h * w:]
-                    return tokens.transpose(1, 2).unflatten(2, (h, w))  # (B, N, C) -> (B, C, H, W)
-            stride *= 2
+    for stride in _STRIDES if features.dim() == 3 else ():
+        for h, w in ([-(-side // stride) for side in image_size], [side // stride for side in image_size]):
+            if 0 < h * w and features.shape[1] - h * w in (0, 1):
+                tokens = features[:, features.shape[1] - h * w:]
+                return tokens.transpose(1, 2).unflatten(2, (h, w))  # (B, N, C) -> (B, C, H, W)
     raise SetupError(f'the layer gives features of shape {tuple(features.shape)} for an image of '
                      f'{"x".join(map(str, image_size))} pixels, no map and no tokens of one; give another layer with --layer')
-
-
-def _check_stage(stage: int, allowed: Sequence[int], backbone: nn.Module) -> int:
-    if stage not in allowed:
-        choices = ', '.join(map(str, allowed)) or 'none'
-        raise SetupError(f'--stage {stage} is not among those that {type(backbone).__name__} gives here; choose from '
-                         f'{choices}, or a layer with --layer')
-    return stage

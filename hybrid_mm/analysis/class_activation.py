@@ -19,7 +19,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 from unittest import mock
 
 import cv2
@@ -36,14 +36,9 @@ from .browse import to_picture
 from .cam_layers import Tap, as_map, find_place
 
 _CLASSES = {  # method -> class in grad-cam; those that need one forward pass and no more than one backward pass
-    'gradcam': 'GradCAM',
-    'gradcam++': 'GradCAMPlusPlus',
-    'xgradcam': 'XGradCAM',
-    'hirescam': 'HiResCAM',
-    'layercam': 'LayerCAM',
-    'eigengradcam': 'EigenGradCAM',
-    'eigencam': 'EigenCAM',
-}
+    'gradcam': 'GradCAM', 'gradcam++': 'GradCAMPlusPlus', 'xgradcam': 'XGradCAM', 'hirescam': 'HiResCAM',
+    'layercam': 'LayerCAM', 'eigengradcam': 'EigenGradCAM', 'eigencam': 'EigenCAM',
+}  # yapf: disable
 METHODS = tuple(_CLASSES)
 DEFAULTS = dict(classification='gradcam', segmentation='hirescam', detection='hirescam')  # task -> method
 CLASS_FREE = ('eigencam', )  # methods that look at the features alone
@@ -89,8 +84,7 @@ class Explainer:
 
     Args:
         predictor: the network; its parameters are frozen.
-        layer: dotted name of the layer whose features are looked at.
-        stage: the same, of the backbone, see `cam_layers.find_place`, which says the default.
+        layer, stage: whose features are looked at, see `cam_layers.find_place`.
         method: one of `METHODS`; by default that of `DEFAULTS`.
         score_thr: of a detector, least score of a box.
         loads_rgb: whether the pipeline gives pictures in RGB, as ``rgb_to_bgr`` of the data preprocessor says.
@@ -112,15 +106,16 @@ class Explainer:
                  loads_rgb: bool = False) -> None:
         self.predictor = predictor
         self.model: nn.Module = predictor.inferencer.model.eval().requires_grad_(False)
-        self.score_thr = score_thr
         self.loads_rgb = loads_rgb
         self.method = method or DEFAULTS[predictor.task]
         cam_class = _cam_class(self.method)
         place = find_place(self.model, layer, stage)
         self.place = place.name
         self._tap = Tap(place)
-        self._network = _Network(self.model)
-        self._cam = cam_class(self._network, [self._tap.module], lambda features: as_map(features, self._network.image_size))
+        self._target = _Target(self.model, None if self.method in CLASS_FREE else predictor.task, score_thr)
+        self._cam = cam_class(self._target, [self._tap.module], lambda features: as_map(features, self._target.padded))
+        if self.method.startswith('eigen'):
+            self._cam.get_cam_image = self._principal_image
 
     def explain(self, image: np.ndarray, path: Optional[Path] = None, label: Optional[int] = None) -> ActivationMap:
         """The map of a picture.
@@ -139,23 +134,26 @@ class Explainer:
         picture = to_picture(data['inputs'][0], self.loads_rgb)
         height, width = picture.shape[:2]
         data = self.model.data_preprocessor(data, False)
-        self._network.data_samples, self._network.image_size = data['data_samples'], tuple(data['inputs'].shape[2:])
-        target = _Target(self.predictor, (height, width), label, self.score_thr)
+        self._target.begin(data['data_samples'], (height, width), tuple(data['inputs'].shape[2:]), label)
         self._tap.runs = 0
         with torch.enable_grad():
-            self._network.target = None if self.method in CLASS_FREE else target
             heat = self._cam(data['inputs'], [self._check])[0]
         self._check_runs()
         heat = heat[:height, :width]  # what the preprocessor pads is at the right and at the bottom
-        return ActivationMap(heat / max(heat.max(), np.float32(1e-7)), picture, target.label, target.value, target.boxes,
-                             target.region)
+        return ActivationMap(heat / max(heat.max(), np.float32(1e-7)), picture, **self._target.found)
 
     def close(self) -> None:
         """Take the hooks out of the network."""
         self._cam.activations_and_grads.release()
         self._tap.remove()
 
+    def _principal_image(self, inputs, layer, targets, activations, grads, eigen_smooth=False) -> np.ndarray:
+        """Without the library's matrix of all pairs of places, 16 GB for the first stage at 800 x 1280 pixels."""
+        features = activations if self.method == 'eigencam' else grads * activations
+        return np.stack([first_principal(entry) for entry in features])
+
     def _check(self, target: Tensor) -> Tensor:
+        """The target, which grad-cam starts from."""
         self._check_runs()
         if not target.requires_grad:  # only what comes from the layer does
             raise SetupError(f'what {type(self.model).__name__} finds does not depend on {self.place} in a way that can be '
@@ -167,95 +165,80 @@ class Explainer:
             raise SetupError(f'{self.place} runs {self._tap.runs} times a picture; give a layer that runs once with --layer')
 
 
-class _Network(nn.Module):
-    """What grad-cam takes for a network: image to a list with the target."""
+class _Target(nn.Module):
+    """What grad-cam takes for a network: from the image to a list with the number whose gradient is taken.
 
-    def __init__(self, model: nn.Module) -> None:
+    Attributes:
+        padded: height and width of the image as it goes into the network.
+        found: of `ActivationMap` what is said of the target.
+    """
+
+    def __init__(self, model: nn.Module, task: Optional[str], score_thr: float) -> None:
         super().__init__()
-        self.model = model
-        self.data_samples: List[Any] = []
-        self.image_size = ()
-        self.target: Optional['_Target'] = None
+        self.model, self._score_thr = model, score_thr
+        self._compute = {None: None, 'detection': self._detection, 'segmentation': self._segmentation,
+                         'classification': self._classification}[task]
+
+    def begin(self, data_samples: List[Any], size: Tuple[int, int], padded: Tuple[int, int], label: Optional[int]) -> None:
+        """Get ready for a picture, with its size before it was padded and behind."""
+        self._data_samples, self._size, self.padded = data_samples, size, padded
+        self.found: Dict[str, Any] = dict(label=label, target=None, boxes=np.zeros((0, 4), np.float32), region=None)
 
     def forward(self, inputs: Tensor) -> List[Tensor]:
-        if self.target is not None:
-            return [self.target(self.model, inputs, self.data_samples)]
-        self.model.extract_feat(inputs)
-        return []
+        if self._compute is None:  # the method looks at the features alone
+            self.model.extract_feat(inputs)
+            return []
+        target = self._compute(inputs, self.found['label'])
+        self.found['target'] = float(target.detach())
+        return [target]
 
-
-class _Target:
-    """The number whose gradient is taken; its attributes, as of `ActivationMap`, are known once it was."""
-
-    def __init__(self, predictor: Predictor, size: tuple, label: Optional[int], score_thr: float) -> None:
-        self.label = label
-        self.value: Optional[float] = None
-        self.boxes = np.zeros((0, 4), np.float32)
-        self.region: Optional[np.ndarray] = None
-        self._size = size
-        self._score_thr = score_thr
-        self._compute = dict(detection=self._detection, segmentation=self._segmentation,
-                             classification=self._classification)[predictor.task]
-
-    def __call__(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Tensor:
-        target = self._compute(model, inputs, data_samples)
-        self.value = float(target.detach())
-        return target
-
-    def _detection(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Tensor:
+    def _detection(self, inputs: Tensor, label: Optional[int]) -> Tensor:
         with _scores_with_gradient():
-            sample, = model.predict(inputs, data_samples, rescale=False)
+            sample, = self.model.predict(inputs, self._data_samples, rescale=False)
         if 'pred_instances' not in sample:
-            raise SetupError(f'{type(model).__name__} finds no instances with boxes; give the config of a detector, a '
+            raise SetupError(f'{type(self.model).__name__} finds no instances with boxes; give the config of a detector, a '
                              'segmentor or a classifier')
         found = sample.pred_instances
         found = found[found.scores.detach() >= self._score_thr]
-        if self.label is not None:
-            found = found[found.labels == self.label]
+        if label is not None:
+            found = found[found.labels == label]
         if not len(found):
             raise NothingFound
-        self.boxes = found.bboxes.detach().cpu().numpy()
+        self.found['boxes'] = found.bboxes.detach().cpu().numpy()
         return found.scores.sum()
 
-    def _segmentation(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Tensor:
-        logits = model.encode_decode(inputs, [sample.metainfo for sample in data_samples])[0]
+    def _segmentation(self, inputs: Tensor, label: Optional[int]) -> Tensor:
+        logits = self.model.encode_decode(inputs, [sample.metainfo for sample in self._data_samples])[0]
         height, width = self._size
         logits = logits[:, :height, :width]
         if logits.shape[0] == 1:  # of the second of two classes
             logits = torch.cat([-logits, logits])
         winners = logits.detach().argmax(0)
-        if self.label is None:
-            self.label = int(winners.flatten().bincount().argmax())
-        region = winners == self.label
+        if label is None:
+            label = int(winners.flatten().bincount().argmax())
+        region = winners == label
         if not region.any():
             raise NothingFound
-        self.region = region.cpu().numpy()
-        return logits[self.label][region].mean()
+        self.found.update(label=label, region=region.cpu().numpy())
+        return logits[label][region].mean()
 
-    def _classification(self, model: nn.Module, inputs: Tensor, data_samples: List[Any]) -> Tensor:
-        logits = model(inputs, mode='tensor')
+    def _classification(self, inputs: Tensor, label: Optional[int]) -> Tensor:
+        logits = self.model(inputs, mode='tensor')
         if not isinstance(logits, Tensor) or logits.dim() != 2:
-            raise SetupError(f'the head of {type(model).__name__} gives no logits of classes; give the config of a detector, a '
-                             'segmentor or a classifier')
-        if self.label is None:
-            self.label = int(logits[0].detach().argmax())
-        return logits[0, self.label]
+            raise SetupError(f'the head of {type(self.model).__name__} gives no logits of classes; give the config of a '
+                             'detector, a segmentor or a classifier')
+        self.found['label'] = int(logits[0].detach().argmax()) if label is None else label
+        return logits[0, self.found['label']]
 
 
 def find_label(classes: Tuple[str, ...], name: Optional[str]) -> Optional[int]:
-    """Index of a class by its name.
-
-    Raises:
-        SetupError: there is none of this name.
-    """
-    if name is None:
-        return None
-    if name not in classes:
+    """Index of a class by its name, None for None."""
+    if name is not None and name not in classes:
         raise SetupError(f'--class {name} is no class of this network; choose from {shorten(classes, 10)}')
-    return classes.index(name)
+    return None if name is None else classes.index(name)
 
 
-def _cam_class(method: str) -> type:
+def _cam_class(method: str) -> Callable[..., Any]:
     if method not in METHODS:
         raise SetupError(f'--method {method} is unknown; choose from {", ".join(METHODS)}')
     missing = [name for name in ('ttach', 'sklearn', 'pytorch_grad_cam') if find_spec(name) is None]
@@ -264,18 +247,7 @@ def _cam_class(method: str) -> type:
                          'scikit-learn` and `pip install --no-deps grad-cam`, whose dependencies have a second OpenCV')
     mend_torchvision()  # before grad-cam imports it
     import pytorch_grad_cam
-    cam_class = getattr(pytorch_grad_cam, _CLASSES[method])
-    if not method.startswith('eigen'):
-        return cam_class
-
-    class PrincipalCAM(cam_class):
-        """Without the library's matrix of all pairs of places, 16 GB for the first stage at 800 x 1280 pixels."""
-
-        def get_cam_image(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth=False):
-            features = activations if method == 'eigencam' else grads * activations
-            return np.stack([first_principal(entry) for entry in features])
-
-    return PrincipalCAM
+    return getattr(pytorch_grad_cam, _CLASSES[method])
 
 
 def first_principal(features: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ As in the published tables, a detector has 1000 boxes in its box heads and 100 i
 head does not run, but its parameters count.
 """
 from collections import Counter
+from itertools import groupby
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -60,27 +61,21 @@ class Part(NamedTuple):
         kinds = self.macs if name is None else COLUMNS[name]
         return sum(self.macs.get(kind, 0) for kind in kinds)
 
+    def as_dict(self) -> Dict[str, Any]:
+        """For JSON."""
+        columns = {name: self.column(name) for name in COLUMNS}
+        return dict(parameters=self.parameters, macs=self.column(), columns=columns, operators=dict(self.macs))
+
 
 class Complexity(NamedTuple):
-    """What a network costs for one image.
-
-    Attributes:
-        shape: height and width of the image.
-        total: the network.
-        parts: its parts, in the order in which they run; none is inside another.
-        uncounted: operators that ran and count zero.
-    """
-    shape: Tuple[int, int]
-    total: Part
-    parts: List[Part]
-    uncounted: List[str]
+    """What a network costs for one image."""
+    shape: Tuple[int, int]  # height and width of the image
+    total: Part  # the network
+    parts: List[Part]  # its parts, in the order in which they run; none is inside another
+    uncounted: List[str]  # operators that ran and count zero
 
     def part(self, name: str) -> Part:
-        """A part, or the sum of those inside: ``part('backbone')``.
-
-        Raises:
-            KeyError: there is none of this name.
-        """
+        """A part, or the sum of those inside: ``part('backbone')``; a KeyError if there is none of this name."""
         parts = [part for part in self.parts if part.name == name or part.name.startswith(f'{name}.')]
         if not parts:
             raise KeyError(name)
@@ -88,25 +83,18 @@ class Complexity(NamedTuple):
 
     def as_dict(self) -> Dict[str, Any]:
         """For JSON."""
-
-        def row(part: Part) -> dict:
-            columns = {name: part.column(name) for name in COLUMNS}
-            return dict(parameters=part.parameters, macs=part.column(), columns=columns, operators=dict(part.macs))
-
-        return dict(shape=list(self.shape), **row(self.total), parts={part.name: row(part) for part in self.parts},
+        return dict(shape=list(self.shape), **self.total.as_dict(), parts={part.name: part.as_dict() for part in self.parts},
                     uncounted=self.uncounted)
 
     def table(self) -> str:
         """The parts and their sums, a line each."""
         rows = []
-        for part in self.parts:
-            head, _, tail = part.name.partition('.')
-            if tail and not any(name == head for name, _ in rows):
-                rows.append((head, self.part(head)))
-            rows.append((f'  {tail}' if tail else head, part))
-        rows.append(('total', self.total))
+        for head, parts in groupby(self.parts, key=lambda part: part.name.partition('.')[0]):
+            inside = list(parts)
+            rows.append((head, _sum(head, inside)))
+            rows += [(f'  {part.name[len(head) + 1:]}', part) for part in inside if part.name != head]
         lines = [['', 'params (M)', 'MACs (G)', *COLUMNS]]
-        for name, part in rows:
+        for name, part in [*rows, ('total', self.total)]:
             macs = [part.column(), *map(part.column, COLUMNS)]
             lines.append([name, f'{part.parameters / 1e6:.3f}', *(f'{number / 1e9:.3f}' for number in macs)])
         text = aligned(lines)
@@ -130,29 +118,35 @@ def complexity(cfg: Any, shape: Optional[Sequence[int]] = None) -> Complexity:
     Raises:
         SetupError: the shape is too small, or the network cannot be counted.
     """
-    shape = image_shape(cfg, shape)
     from mmengine.registry import DefaultScope
+    image = torch.empty(image_shape(cfg, shape), device='meta')
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = build_model(cfg, 'meta')
-        return _count(model, torch.empty(shape, device='meta'), cfg.default_scope)
+        modules = dict(_divide(model))
+        try:
+            with counting(modules, image) as counter:
+                run_network(model, image, cfg.default_scope, image.new_empty(NUM_BOXES, 5))
+        except (NotImplementedError, RuntimeError) as error:
+            if 'meta' not in str(error).lower():
+                raise
+            raise SetupError(f'{type(model).__name__} cannot be counted, as it needs values of features, which are not '
+                             f'computed: {str(error).splitlines()[0]}') from error
+    parts = _parts(model, modules, counter)
+    return Complexity(tuple(image.shape[2:]), _sum('total', parts), parts, sorted(counter.uncounted))
 
 
 def image_shape(cfg: Any, shape: Optional[Sequence[int]] = None) -> Tuple[int, int, int, int]:
-    """Shape of one image as the network of a config takes it, (1, channels, height, width).
-
-    Args:
-        cfg: config of a detector, segmentor or classifier.
-        shape: height and width; by default see `default_shape`.
+    """Shape of one image as the network of a config takes it, (1, channels, height, width); by default see `default_shape`.
 
     Raises:
         SetupError: the config has no model, or the shape is too small.
     """
     if not cfg.get('model'):
         raise SetupError('the config has no model; give the config of a detector, segmentor or classifier')
-    shape = tuple(default_shape(cfg) if shape is None else shape)
-    if len(shape) != 2 or min(shape) < 32:
-        raise SetupError(f'shape {" ".join(map(str, shape))} is not allowed; give height and width in pixels, each 32 or more')
-    return (1, (cfg.model.get('backbone') or {}).get('in_channels', 3), *shape)
+    sides = tuple(default_shape(cfg) if shape is None else shape)
+    if len(sides) != 2 or min(sides) < 32:
+        raise SetupError(f'shape {" ".join(map(str, sides))} is not allowed; give height and width in pixels, each 32 or more')
+    return (1, (cfg.model.get('backbone') or {}).get('in_channels', 3), *sides)
 
 
 def default_shape(cfg: Any) -> Tuple[int, int]:
@@ -160,29 +154,12 @@ def default_shape(cfg: Any) -> Tuple[int, int]:
 
     Detectors 800x1280, segmentors 512x2048; classifiers what the test pipeline cuts, or else 224x224.
     """
-    loader = cfg.get('test_dataloader') or {}
-    pipeline = (loader.get('dataset') or {}).get('pipeline') or []
-    if cfg.default_scope == 'mmpretrain':
-        for transform in pipeline:
-            if transform['type'] == 'CenterCrop':
-                size = transform['crop_size']
-                return (size, size) if isinstance(size, int) else tuple(size)
+    pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
+    for transform in pipeline if cfg.default_scope == 'mmpretrain' else []:
+        if transform['type'] == 'CenterCrop':
+            size = transform['crop_size']
+            return (size, size) if isinstance(size, int) else tuple(size)
     return _SHAPES[cfg.default_scope]
-
-
-def _count(model: nn.Module, image: Tensor, scope: str) -> Complexity:
-    modules = dict(_divide(model))
-    boxes = image.new_empty(NUM_BOXES, 5)
-    try:
-        with counting(modules, image) as counter:
-            run_network(model, image, scope, boxes)
-    except (NotImplementedError, RuntimeError) as error:
-        if 'meta' not in str(error).lower():
-            raise
-        raise SetupError(f'{type(model).__name__} cannot be counted, as it needs values of features, which are not computed: '
-                         f'{str(error).splitlines()[0]}') from error
-    parts = _parts(model, modules, counter)
-    return Complexity(tuple(image.shape[2:]), _sum('total', parts), parts, sorted(counter.uncounted))
 
 
 def _divide(model: nn.Module) -> Iterator[Tuple[str, nn.Module]]:
@@ -221,11 +198,8 @@ def _sum(name: str, parts: Sequence[Part]) -> Part:
     return Part(name, sum(part.parameters for part in parts), dict(macs))
 
 
-# ---- running a network as the published tables do ----
-
-
 def run_network(model: nn.Module, images: Tensor, scope: str, boxes: Tensor, verb: str = 'counted') -> None:
-    """What the published tables count: the forward pass without what comes before and after the network.
+    """The forward pass that the published tables count, without what comes before and after the network.
 
     In a detector with RoI heads these take the same boxes whatever the RPN finds, which depends on the weights.
 
@@ -243,7 +217,8 @@ def run_network(model: nn.Module, images: Tensor, scope: str, boxes: Tensor, ver
     if scope != 'mmdet':
         model(images, mode='tensor')
     elif getattr(model, 'roi_head', None) is None:
-        model(images, data_samples(images), mode='tensor')
+        from mmdet.structures import DetDataSample
+        model(images, data_samples(images, DetDataSample), mode='tensor')
     else:
         maps = model.extract_feat(images)
         if model.with_rpn:
@@ -253,15 +228,8 @@ def run_network(model: nn.Module, images: Tensor, scope: str, boxes: Tensor, ver
         _run_roi_head(model.roi_head, maps, boxes, verb)
 
 
-def data_samples(images: Tensor, kind: Optional[type] = None) -> list:
-    """What a model asks for beside images (B, C, H, W): that these have no padding.
-
-    Args:
-        images: the batch.
-        kind: of the samples, by default MMDetection's.
-    """
-    if kind is None:
-        from mmdet.structures import DetDataSample as kind
+def data_samples(images: Tensor, kind: type) -> list:
+    """Samples of a library's kind for images (B, C, H, W), which say that these have no padding."""
     shape = tuple(images.shape[2:])
     metainfo = dict(batch_input_shape=shape, pad_shape=shape, img_shape=shape, ori_shape=shape, scale_factor=(1., 1.))
     return [kind(metainfo=metainfo) for _ in images]
@@ -273,12 +241,10 @@ def _run_roi_head(roi_head: nn.Module, maps: Sequence[Tensor], boxes: Tensor, ve
     MMDetection's own forward of a cascade sends all boxes to the mask heads, and where the boxes lie is decided by values.
     """
     from mmdet.models import CascadeRoIHead, StandardRoIHead
-    known = StandardRoIHead, CascadeRoIHead
-    if type(roi_head).forward not in [kind.forward for kind in known]:
-        raise SetupError(f'roi_head of type {type(roi_head).__name__} cannot be {verb}; known are '
-                         f'{", ".join(kind.__name__ for kind in known)} and what runs as they do')
-    stages = [(i, ) for i in range(roi_head.num_stages)] if isinstance(roi_head, CascadeRoIHead) else [()]
-    for stage in stages:
+    if type(roi_head).forward not in (StandardRoIHead.forward, CascadeRoIHead.forward):
+        raise SetupError(f'roi_head of type {type(roi_head).__name__} cannot be {verb}; known are StandardRoIHead, '
+                         'CascadeRoIHead and what runs as they do')
+    for stage in [(i, ) for i in range(roi_head.num_stages)] if isinstance(roi_head, CascadeRoIHead) else [()]:
         if roi_head.with_bbox:
             roi_head._bbox_forward(*stage, maps, boxes)
         if roi_head.with_mask:

@@ -1,6 +1,6 @@
 """Effective receptive field (Luo et al., arXiv 1701.04128): how much each pixel moves the centre of a feature map."""
 from contextlib import contextmanager
-from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +48,10 @@ def effective_receptive_field(module: nn.Module,
         ValueError: there is no such feature map, the image has no influence on its centre, or an image has another size.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if images is None:
-        images = random_images(size, num_images, in_channels, seed)
     parameter = next(module.parameters(), torch.empty(0))
     total = torch.zeros(size, dtype=torch.float64)
-    with _frozen_evaluation(module), torch.enable_grad():
-        for image in images:
+    with frozen_evaluation(module), torch.enable_grad():
+        for image in random_images(size, num_images, in_channels, seed) if images is None else images:
             if tuple(image.shape[1:]) != size:
                 raise ValueError(f'an image has the shape {tuple(image.shape)}; give (C, {size[0]}, {size[1]})')
             image = image[None].to(parameter.device, parameter.dtype, copy=True).requires_grad_()
@@ -69,17 +67,7 @@ def effective_receptive_field(module: nn.Module,
 
 
 def random_images(size: Sequence[int], number: int, in_channels: int = 3, seed: int = 0) -> Iterator[Tensor]:
-    """Normal noise of mean 0 and standard deviation 1, as a normalised image has.
-
-    Args:
-        size: (H, W).
-        number: 1 or more.
-        in_channels: channels of an image.
-        seed: of the noise.
-
-    Yields:
-        (in_channels, H, W).
-    """
+    """``number`` images of normal noise, (in_channels, H, W), of mean 0 and standard deviation 1 as normalised ones have."""
     if number < 1:
         raise ValueError(f'num_images={number} is not allowed; give 1 or more')
     generator = torch.Generator().manual_seed(seed)
@@ -133,7 +121,7 @@ def _feature_map(module: nn.Module, image: Tensor, feature: Union[int, str, None
         layers = dict(module.named_modules())
         if feature not in layers:
             raise ValueError(f'feature={feature!r} is no layer of {type(module).__name__}')
-        caught = []
+        caught: List[Any] = []
         handle = layers[feature].register_forward_hook(lambda layer, args, out: caught.append(out))
         try:
             module(image)
@@ -155,15 +143,15 @@ def _feature_map(module: nn.Module, image: Tensor, feature: Union[int, str, None
 
 
 @contextmanager
-def _frozen_evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and no gradients of parameters, which would only cost time."""
+def frozen_evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no gradients of parameters, which would only cost time; afterwards all is as it was."""
     modes = [(m, m.training) for m in module.modules()]
     trained = [p for p in module.parameters() if p.requires_grad]
-    for m, _ in modes:
-        m.training = False
-    for p in trained:
-        p.requires_grad_(False)
     try:
+        for m, _ in modes:  # not by eval(), which a module may have overridden
+            m.training = False
+        for p in trained:
+            p.requires_grad_(False)
         yield
     finally:
         for m, mode in modes:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -17,6 +18,8 @@ from hybrid_mm.inference.inputs import read_picture
 from hybrid_mm.networks import build_model
 from hybrid_mm.output import save_figure
 
+from .cam_layers import out_indices
+from .complexity import aligned
 from .effective_receptive_field import ReceptiveField, area, square_side
 
 FRACTIONS = (0.2, 0.5, 0.95, 0.99)  # of the gradient
@@ -26,20 +29,12 @@ _COLUMNS = 4
 
 
 class Field(NamedTuple):
-    """The field of one backbone.
-
-    Attributes:
-        config: name of the config's file.
-        checkpoint: name of the file with the weights, None for random ones.
-        backbone: name of the class.
-        stage: counted from 1.
-        field: gradient and centre.
-    """
-    config: str
-    checkpoint: Optional[str]
-    backbone: str
-    stage: int
-    field: ReceptiveField
+    """The field of one backbone."""
+    config: str  # name of the config's file
+    checkpoint: Optional[str]  # name of the file with the weights, None for random ones
+    backbone: str  # name of the class
+    stage: int  # counted from 1
+    field: ReceptiveField  # gradient and centre
 
     @property
     def label(self) -> str:
@@ -49,6 +44,12 @@ class Field(NamedTuple):
         """For each of `FRACTIONS`: itself, the share of the image that holds it, the side of the square in pixels."""
         gradient, centre = self.field
         return [(fraction, area(gradient, fraction), square_side(gradient, fraction, centre)) for fraction in FRACTIONS]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """For JSON."""
+        areas = [dict(gradient=fraction, share=share, side=side) for fraction, share, side in self.areas()]
+        return dict(config=self.config, checkpoint=self.checkpoint, backbone=self.backbone, stage=self.stage,
+                    centre=list(self.field.centre), areas=areas)
 
 
 def build_backbone(cfg: Config, stage: Optional[int] = None, seed: int = 0, device: str = 'cpu') -> Tuple[nn.Module, int, int]:
@@ -71,28 +72,28 @@ def build_backbone(cfg: Config, stage: Optional[int] = None, seed: int = 0, devi
         raise SetupError(f'{cfg.filename} has no model.backbone; give the config of a detector, segmentor or classifier')
     if stage is not None and stage < 1:
         raise SetupError(f'--stage {stage} is not allowed; stages count from 1')
-    backbone = _build(cfg, seed, device)
-    indices = _out_indices(backbone)
+
+    def build(cfg: Config) -> Tuple[nn.Module, List[int]]:
+        torch.manual_seed(seed)
+        backbone = build_model(cfg, device).backbone
+        return backbone, out_indices(backbone)
+
+    backbone, indices = build(cfg)
     if stage is None:
         return backbone, len(indices) - 1 if indices else -1, (indices[-1] + 1) if indices else 1
     if indices and stage - 1 not in indices:
         extended = copy.deepcopy(cfg)
         extended.model.backbone.out_indices = tuple(sorted((*indices, stage - 1)))
         try:
-            backbone = _build(extended, seed, device)
+            backbone, indices = build(extended)
         except (AssertionError, IndexError, KeyError, ValueError) as error:
             raise SetupError(f'--stage {stage} is not allowed for {type(backbone).__name__} of {cfg.filename}'
                              f'{": " if str(error) else ""}{error}') from error
-        indices = _out_indices(backbone)
     return backbone, indices.index(stage - 1) if indices else stage - 1, stage
 
 
 def load_weights(backbone: nn.Module, path: str) -> None:
-    """Load the weights of a backbone.
-
-    Args:
-        backbone: any.
-        path: checkpoint of a whole network or of its backbone; for the families that have one the authors' file, too.
+    """Load a checkpoint of a whole network or of its backbone; for the families that have one the authors' file, too.
 
     Raises:
         ValueError: it is of another network; the message names what differs.
@@ -104,32 +105,24 @@ def load_weights(backbone: nn.Module, path: str) -> None:
 
 
 def prepare_picture(path: Path, size: int, preprocessor: Dict[str, Any]) -> Tensor:
-    """A picture as the network takes it: its short side resized, the middle cut out, normalised.
+    """A picture as the network takes it, (3, size, size): its short side resized, the middle cut out, normalised.
 
     Args:
-        path: the file.
-        size: side in pixels of what is cut out.
+        path: a file that OpenCV reads.
+        size: side in pixels.
         preprocessor: ``data_preprocessor`` of the config.
-
-    Returns:
-        (3, size, size).
-
-    Raises:
-        SetupError: the file cannot be read.
     """
     image = read_picture(path)
     if image is None:
         raise SetupError(f'{path} is no picture that OpenCV reads; remove it from the folder')
-    height, width = image.shape[:2]
-    scale = size / min(height, width)
-    height, width = max(size, round(height * scale)), max(size, round(width * scale))
+    scale = size / min(image.shape[:2])
+    height, width = (max(size, round(side * scale)) for side in image.shape[:2])
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     top, left = (height - size) // 2, (width - size) // 2
-    image = image[top:top + size, left:left + size]
-    if preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb'):
-        image = image[..., ::-1]
-    mean, std = (np.array(preprocessor.get(key) or default, np.float32) for key, default in (('mean', 0), ('std', 1)))
-    return torch.from_numpy(np.ascontiguousarray(((image - mean) / std).transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)
+    rgb = bool(preprocessor.get('bgr_to_rgb') or preprocessor.get('to_rgb'))
+    mean, std = (np.array(preprocessor.get(key) or [default] * 3, np.float32) for key, default in (('mean', 0), ('std', 1)))
+    image = mmcv.imnormalize(image[top:top + size, left:left + size], mean, std, to_rgb=rgb)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)
 
 
 def draw_fields(path: Path, fields: Sequence[Field], title: str) -> None:
@@ -147,8 +140,8 @@ def draw_fields(path: Path, fields: Sequence[Field], title: str) -> None:
     columns = min(_COLUMNS, len(fields))
     rows = -(-len(fields) // columns)
     figure = Figure(figsize=(4 * columns + 1, 4.3 * rows + 0.5), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for ax, entry in zip(axes, fields):
+    for i, entry in enumerate(fields, 1):
+        ax = figure.add_subplot(rows, columns, i)
         gradient, (row, column) = entry.field
         shown = (gradient / gradient.max()).clamp(min=_DARKEST).numpy()
         heat = ax.imshow(shown, cmap='inferno', norm=LogNorm(_DARKEST, 1), interpolation='nearest')
@@ -161,27 +154,13 @@ def draw_fields(path: Path, fields: Sequence[Field], title: str) -> None:
         ax.set(xlim=(-0.5, gradient.shape[1] - 0.5), ylim=(gradient.shape[0] - 0.5, -0.5))
         ax.set_title(entry.label.replace(', ', '\n', 1), fontsize='small')
         ax.legend(fontsize='x-small', facecolor='black', labelcolor='white', loc='lower right')
-    for ax in axes[len(fields):]:
-        ax.set_axis_off()
-    figure.colorbar(heat, ax=list(axes), label='gradient over its largest value', shrink=0.8)
+    figure.colorbar(heat, ax=figure.axes, label='gradient over its largest value', shrink=0.8)
     figure.suptitle(title, fontsize='medium')
     save_figure(figure, path)
 
 
 def table(fields: Sequence[Field]) -> str:
     """A line a field: for each fraction the share of the image that holds it, and the side of the square."""
-    rows = [['share of the gradient', *(f'{fraction:.0%}' for fraction in FRACTIONS)]]
-    rows += [[entry.label, *(f'{share:.2%} / {side} px' for _, share, side in entry.areas())] for entry in fields]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join('  '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
-
-
-def _build(cfg: Config, seed: int, device: str) -> nn.Module:
-    torch.manual_seed(seed)
-    return build_model(cfg, device).backbone
-
-
-def _out_indices(backbone: nn.Module) -> List[int]:
-    """Stages of the outputs, counted from 0; empty where the backbone does not say."""
-    indices = getattr(backbone, 'out_indices', ())
-    return [indices] if isinstance(indices, int) else list(indices)
+    lines = [['share of the gradient', *(f'{fraction:.0%}' for fraction in FRACTIONS)]]
+    lines += [[entry.label, *(f'{share:.2%} / {side} px' for _, share, side in entry.areas())] for entry in fields]
+    return '\n'.join(aligned(lines))

@@ -6,7 +6,7 @@ earlier one had from there on.
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from hybrid_mm.errors import SetupError
 from hybrid_mm.output import save_figure
@@ -19,29 +19,17 @@ _COLUMNS = 3
 
 
 class Curve(NamedTuple):
-    """Values of one key.
-
-    Attributes:
-        unit: of the steps: ``'iteration'`` or ``'epoch'``.
-        steps: increasing, from 1.
-        values: one a step.
-    """
-    unit: str
-    steps: List[int]
-    values: List[float]
+    """Values of one key."""
+    unit: str  # of the steps: ``'iteration'`` or ``'epoch'``
+    steps: List[int]  # increasing, from 1
+    values: List[float]  # one a step
 
 
 class Run(NamedTuple):
-    """A training.
-
-    Attributes:
-        name: of its work folder.
-        logs: files that it was read from, in their order.
-        curves: by key.
-    """
-    name: str
-    logs: List[Path]
-    curves: Dict[str, Curve]
+    """A training."""
+    name: str  # of its work folder
+    logs: List[Path]  # files that it was read from, in their order
+    curves: Dict[str, Curve]  # by key
 
 
 class _Line(NamedTuple):
@@ -60,32 +48,27 @@ def read_run(path: Path) -> Run:
     Raises:
         SetupError: there is no log, it holds nothing of a training, or is damaged.
     """
-    logs = find_logs(path)
+    logs = [path]
+    if not path.is_file():
+        if not path.is_dir():
+            raise SetupError(f'the work folder {path} does not exist; give that of a training')
+        logs = sorted(path.glob('*/vis_data/scalars.json')) or sorted(path.glob('vis_data/scalars.json'))
+        if not logs:
+            raise SetupError(f'{path} has no logs, <time>/vis_data/scalars.json; give the work folder of a training')
     joined: List[_Line] = []
     for log in logs:
         lines = list(_read_log(log))
-        for is_training in (True, False):
-            start = next((line.step for line in lines if line.is_training == is_training), None)
-            joined = [line for line in joined if start is None or not _comes_again(line, is_training, start)]
+        # what this one did again, from its first iteration and its first validation on
+        iteration, validation = (next((line.step for line in lines if line.is_training == is_training), math.inf)
+                                 for is_training in (True, False))
+        joined = [line for line in joined if line.iteration < iteration and (line.is_training or line.step < validation)]
         for line in lines:
             # a validation after iterations counts them too; one after epochs has a smaller step
-            iteration = line.step if line.is_training else max(joined[-1].iteration if joined else 0, line.step)
-            joined.append(line._replace(iteration=iteration))
+            trained = line.step if line.is_training else max(joined[-1].iteration if joined else 0, line.step)
+            joined.append(line._replace(iteration=trained))
     if not joined:
         raise SetupError(f'{path} has no lines of a training in {logs[-1]}; give the work folder of a training')
     return Run((path.resolve().parents[1] if path.is_file() else path.resolve()).name, logs, _curves(joined))
-
-
-def find_logs(path: Path) -> List[Path]:
-    """Logs of a work folder in their order. Arguments and errors as of `read_run`."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise SetupError(f'the work folder {path} does not exist; give that of a training')
-    logs = sorted(path.glob('*/vis_data/scalars.json')) or sorted(path.glob('vis_data/scalars.json'))
-    if not logs:
-        raise SetupError(f'{path} has no logs, <time>/vis_data/scalars.json; give the work folder of a training')
-    return logs
 
 
 def choose_keys(runs: Sequence[Run], keys: Optional[Sequence[str]]) -> List[str]:
@@ -114,32 +97,24 @@ def choose_keys(runs: Sequence[Run], keys: Optional[Sequence[str]]) -> List[str]
 
 
 def plot_runs(path: Path, runs: Sequence[Run], keys: Sequence[str]) -> None:
-    """Draw a panel a key, with a line a run.
-
-    Args:
-        path: file to write; its ending says the format.
-        runs: trainings. One without a key is left out of its panel.
-        keys: full names.
-    """
+    """Draw a panel for each full name of a key, with a line for each run that has it; the ending of the file says the format."""
     from matplotlib.figure import Figure
 
     # the same metric after epochs and after iterations has no common axis
     panels = list(dict.fromkeys((key, run.curves[key].unit) for key in keys for run in runs if key in run.curves))
     columns = min(_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
+    rows = -(-len(panels) // columns)
     figure = Figure(figsize=(6 * columns, 4 * rows), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for ax, (key, unit) in zip(axes, panels):
+    for i, (key, unit) in enumerate(panels, 1):
+        ax = figure.add_subplot(rows, columns, i)
         for number, (run, label) in enumerate(zip(runs, labels(runs))):
             curve = run.curves.get(key)
             if curve is not None and curve.unit == unit:
                 few = len(curve.steps) <= 30
                 ax.plot(curve.steps, curve.values, 'o-' if few else '-', ms=3, lw=1, color=f'C{number}', label=label)
         ax.set(xlabel=unit, ylabel=key)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params('x', integer=True)
         ax.legend(fontsize='small')
-    for ax in axes[len(panels):]:
-        ax.set_axis_off()
     save_figure(figure, path)
 
 
@@ -166,12 +141,8 @@ def _read_log(path: Path) -> Iterator[_Line]:
         if step == 0:
             continue  # an evaluation without a training
         without = _COUNTERS if is_training else _OF_VALIDATION
-        yield _Line(is_training, step, {key: value for key, value in entry.items() if key not in without and _is_number(value)})
-
-
-def _comes_again(line: _Line, is_training: bool, start: int) -> bool:
-    """Whether a line of an earlier log is part of what a later one, whose first line of a kind has step `start`, did again."""
-    return line.iteration >= start if is_training else not line.is_training and line.step >= start
+        numbers = {key: value for key, value in entry.items() if key not in without and type(value) in (int, float)}
+        yield _Line(is_training, step, numbers)
 
 
 def _curves(lines: Sequence[_Line]) -> Dict[str, Curve]:
@@ -187,7 +158,3 @@ def _curves(lines: Sequence[_Line]) -> Dict[str, Curve]:
             curve.steps.append(line.step)
             curve.values.append(value)
     return curves
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

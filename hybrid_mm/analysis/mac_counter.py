@@ -10,8 +10,8 @@ This file needs torch, its neighbour and the layers alone; mmcv's operators are 
 import math
 from collections import Counter, defaultdict
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
-from typing import Callable, Dict, Iterator, List, Sequence, Set
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class MacCounter(TorchDispatchMode):
         inputs: tensors that stand for features: the image, and whatever else is to count as such.
 
     Attributes:
-        counts: part -> kind of work -> multiply-accumulates. Parts are those of `scope`, 'rest' outside of all.
+        counts: part -> kind of work -> multiply-accumulates. Parts are those of `within`, 'rest' outside of all.
         uncounted: operators that ran and compute, but count zero.
     """
 
@@ -44,33 +44,25 @@ class MacCounter(TorchDispatchMode):
         super().__init__()
         self.counts: Dict[str, Counter] = defaultdict(Counter)
         self.uncounted: Set[str] = set()
-        self._parts: List[str] = ['rest']
-        self._kinds: List[str] = []
-        self._features = {}  # storages, kept alive so that their addresses are not used again
+        self._part = 'rest'
+        self._kind: Optional[str] = None
+        self._features: Dict[int, object] = {}  # storages, kept alive so that their addresses are not used again
         self.mark(inputs)
 
     def add(self, kind: str, macs: float) -> None:
-        """Count work of a kind in the part that runs."""
-        self.counts[self._parts[-1]][self._kinds[-1] if self._kinds else kind] += round(macs)
+        """Count work in the part that runs, of this kind unless `within` says another."""
+        self.counts[self._part][self._kind or kind] += round(macs)
 
     @contextmanager
-    def scope(self, part: str) -> Iterator[None]:
-        """What runs inside belongs to a part."""
-        self.counts[part]  # parts in the order in which they run
-        self._parts.append(part)
+    def within(self, part: Optional[str] = None, kind: Optional[str] = None) -> Iterator[None]:
+        """What runs inside belongs to a part, or is work of a kind."""
+        before = self._part, self._kind
+        self._part, self._kind = part or self._part, kind or self._kind
+        self.counts[self._part]  # parts in the order in which they run
         try:
             yield
         finally:
-            self._parts.pop()
-
-    @contextmanager
-    def kind(self, kind: str) -> Iterator[None]:
-        """What is counted inside is work of this kind."""
-        self._kinds.append(kind)
-        try:
-            yield
-        finally:
-            self._kinds.pop()
+            self._part, self._kind = before
 
     def features(self, *shape: int) -> Tensor:
         """A tensor that stands for features, on the meta device."""
@@ -130,9 +122,6 @@ class MacCounter(TorchDispatchMode):
                 self._features[storage._cdata] = storage
 
 
-# ---- networks ----
-
-
 @contextmanager
 def counting(parts: Dict[str, nn.Module], image: Tensor) -> Iterator[MacCounter]:
     """Count what runs inside, in inference mode on the meta device, where tensors have shapes and no values.
@@ -148,21 +137,25 @@ def counting(parts: Dict[str, nn.Module], image: Tensor) -> Iterator[MacCounter]
     references = [p for module in transports for p in (module.references, module.centres) if p is not None]
     counter = MacCounter([image, *references])
     with ExitStack() as stack:
+
+        def replace(owner: object, name: str, value: object) -> None:
+            stack.enter_context(mock.patch.object(owner, name, value))
+
         for name, part in parts.items():
             for module in _callable(part):
-                forward = _scoped(counter, name, module.forward)
-                stack.enter_context(_replaced(module, 'forward', forward))
+                replace(module, 'forward', counter.within(part=name)(module.forward))
         for module in modules:
             if isinstance(module, ParC2d) and module.backend == 'auto':
                 # the operator as it is defined; which way is the fastest is the device's matter
-                stack.enter_context(_replaced(module, 'backend', 'direct'))
+                replace(module, 'backend', 'direct')
         for module in transports:
-            stack.enter_context(_replaced(module, 'backend', 'plain'))  # the fused kernels do the same, unseen
+            replace(module, 'backend', 'plain')  # the fused kernels do the same, unseen
         for name in ('times_rows', 'times_columns'):  # sums of the plan's rows and columns
-            product = _of_kind(counter, 'Sinkhorn', getattr(sinkhorn, name))
+            product = counter.within(kind='Sinkhorn')(getattr(sinkhorn, name))
             for module in (sinkhorn, plain):
-                stack.enter_context(_replaced(module, name, product))
-        _enter_mmcv(stack, counter)
+                replace(module, name, product)
+        for owner, forward in _mmcv_operators(counter):
+            replace(owner, 'forward', staticmethod(forward))
         stack.enter_context(torch.inference_mode())
         stack.enter_context(counter)
         yield counter
@@ -177,46 +170,15 @@ def _callable(module: nn.Module) -> Iterator[nn.Module]:
         yield from _callable(child)
 
 
-@contextmanager
-def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    """Put a value in the place of an attribute."""
-    is_own = name in vars(owner)
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
+def _mmcv_operators(counter: MacCounter) -> List[Tuple[object, Callable]]:
+    """mmcv's compiled operators, which need values, where they are installed; with functions that give shapes and count."""
     try:
-        yield
-    finally:
-        setattr(owner, name, before) if is_own else delattr(owner, name)
-
-
-def _scoped(counter: MacCounter, part: str, function: Callable) -> Callable:
-
-    def scoped(*args, **kwargs):
-        with counter.scope(part):
-            return function(*args, **kwargs)
-
-    return scoped
-
-
-def _of_kind(counter: MacCounter, kind: str, function: Callable) -> Callable:
-
-    def of_kind(*args, **kwargs):
-        with counter.kind(kind):
-            return function(*args, **kwargs)
-
-    return of_kind
-
-
-# ---- mmcv's operators, which need values; here they give shapes ----
-
-
-def _enter_mmcv(stack: ExitStack, counter: MacCounter) -> None:
-    """Put shapes and formulae in the place of mmcv's compiled operators, where they are installed."""
-    try:
-        ops = {name: import_module(f'mmcv.ops.{name}')
-               for name in ('carafe', 'deform_conv', 'modulated_deform_conv', 'roi_align')}
+        from mmcv.ops.carafe import CARAFEFunction
+        from mmcv.ops.deform_conv import DeformConv2dFunction
+        from mmcv.ops.modulated_deform_conv import ModulatedDeformConv2dFunction
+        from mmcv.ops.roi_align import RoIAlignFunction
     except ImportError:
-        return
+        return []
 
     def deformable(x: Tensor, offset: Tensor, weight: Tensor, products: int) -> Tensor:
         out = counter.features(x.shape[0], weight.shape[0], *offset.shape[2:])
@@ -241,7 +203,5 @@ def _enter_mmcv(stack: ExitStack, counter: MacCounter) -> None:
         size = (output_size, ) * 2 if isinstance(output_size, int) else output_size
         return counter.features(rois.shape[0], x.shape[1], *size)
 
-    for owner, forward in ((ops['deform_conv'].DeformConv2dFunction, deform_conv),
-                           (ops['modulated_deform_conv'].ModulatedDeformConv2dFunction, modulated_deform_conv),
-                           (ops['carafe'].CARAFEFunction, carafe), (ops['roi_align'].RoIAlignFunction, roi_align)):
-        stack.enter_context(_replaced(owner, 'forward', staticmethod(forward)))
+    return [(DeformConv2dFunction, deform_conv), (ModulatedDeformConv2dFunction, modulated_deform_conv),
+            (CARAFEFunction, carafe), (RoIAlignFunction, roi_align)]

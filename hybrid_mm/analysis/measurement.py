@@ -14,10 +14,7 @@ os.environ.setdefault('KINETO_LOG_LEVEL', '9')  # torch's profiler announces its
 def run(model: nn.Module, x: Tensor, train: bool) -> None:
     """Inference without gradients, or a forward and a backward pass from the mean square of the outputs.
 
-    Args:
-        model: takes a tensor, gives a tensor or a sequence of them.
-        x: input, of any shape that the model takes.
-        train: with the backward pass.
+    The model takes a tensor and gives a tensor or a sequence of them.
     """
     if train:
         out = model(x)
@@ -74,7 +71,7 @@ def peak_bytes(step: Step, device: Optional[str] = None) -> int:
     return peak
 
 
-def stored_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor = None) -> Tensor:
+def stored_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Optional[Tensor] = None) -> Tensor:
     """Softmax attention by its definition, with the matrix of logits in memory: the baseline for
     `torch.nn.functional.scaled_dot_product_attention`, with the shapes of that one and a boolean mask."""
     logits = q @ k.transpose(-2, -1) / q.shape[-1]**0.5

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hybrid_mm.backbones.base import BaseBackbone
 from hybrid_mm.errors import SetupError
 from hybrid_mm.networks import build_model
 
@@ -48,7 +49,8 @@ class Settings(NamedTuple):
         backbone: the backbone alone.
         dtype: of automatic mixed precision, None for float32.
         compile: the backbone through ``torch.compile``.
-        channels_last: the backbone in this memory format.
+        memory_format: of the backbone, ``'auto'``, ``'channels_last'`` or ``'contiguous'``; None for what the config says. Our
+            backbones take it as their argument; others get weights and images in channels_last, or stay as they are.
         rounds: runs of each network, or None.
         seconds: time for each network, where the rounds are None: at least 5 rounds, at most 1000.
     """
@@ -59,32 +61,21 @@ class Settings(NamedTuple):
     backbone: bool = False
     dtype: Optional[torch.dtype] = None
     compile: bool = False
-    channels_last: bool = False
+    memory_format: Optional[str] = None
     rounds: Optional[int] = None
     seconds: float = 10.
 
 
 class Speed(NamedTuple):
-    """What was measured of one network.
-
-    Attributes:
-        name: of the config.
-        shape: height and width of the images.
-        batch_size: images at a time.
-        parameters: number of parameters.
-        weight_bytes: memory of parameters and buffers.
-        step_bytes: most memory that a step held beyond these and the images.
-        seconds: of the step in each round.
-        ratio: images a second as a multiple of the first network's, the median over the rounds.
-    """
-    name: str
-    shape: Tuple[int, int]
-    batch_size: int
-    parameters: int
-    weight_bytes: int
-    step_bytes: int
-    seconds: List[float]
-    ratio: float
+    """What was measured of one network."""
+    name: str  # of the config
+    shape: Tuple[int, int]  # height and width of the images
+    batch_size: int  # images at a time
+    parameters: int  # number of parameters
+    weight_bytes: int  # memory of parameters and buffers
+    step_bytes: int  # most memory that a step held beyond these and the images
+    seconds: List[float]  # of the step in each round
+    ratio: float  # images a second as a multiple of the first network's, the median over the rounds
 
     @property
     def images_per_second(self) -> float:
@@ -115,7 +106,8 @@ def table(speeds: Sequence[Speed]) -> str:
     return '\n'.join([head, '-' * len(head), *rows])
 
 
-def measure(cfgs: Dict[str, Any], settings: Settings, progress: Optional[Callable[[str, int], ContextManager]] = None) -> List[Speed]:
+def measure(cfgs: Dict[str, Any], settings: Settings,
+            progress: Optional[Callable[[str, int], ContextManager]] = None) -> List[Speed]:
     """Build the networks, run each once, then measure them in turn.
 
     Args:
@@ -127,7 +119,7 @@ def measure(cfgs: Dict[str, Any], settings: Settings, progress: Optional[Callabl
         SetupError: a network cannot run like this; nothing was measured then.
     """
     from mmengine.registry import DefaultScope
-    progress = progress or _silent
+    progress = progress or (lambda name, total: nullcontext(SimpleNamespace(advance=lambda: None)))
     shapes = {name: (settings.batch_size, *image_shape(cfg, settings.shape)[1:]) for name, cfg in cfgs.items()}
     if settings.device == 'cpu':
         torch.set_flush_denormal(True)  # where there is a GPU `compat.flush_denormals` leaves it off
@@ -139,7 +131,8 @@ def measure(cfgs: Dict[str, Any], settings: Settings, progress: Optional[Callabl
             for name, cfg in cfgs.items():
                 with _explained(name, settings):
                     model = _build(cfg, settings)
-                    steps[name] = step = _step(model, _noise(shapes[name], settings.device), cfg.default_scope, settings)
+                    images = torch.randn(shapes[name], generator=torch.Generator().manual_seed(0)).to(settings.device)
+                    steps[name] = step = _step(model, images, cfg.default_scope, settings)
                     step()  # compiles, and what cannot run says so
                     weights = [*model.parameters(), *model.buffers()]
                     sizes[name] = (sum(p.numel() for p in model.parameters()), sum(w.nbytes for w in weights),
@@ -157,17 +150,8 @@ def measure(cfgs: Dict[str, Any], settings: Settings, progress: Optional[Callabl
                   statistics.median(there / here for there, here in zip(first, own))) for name, own in times.items()]
 
 
-@contextmanager
-def _silent(name: str, total: int) -> Iterator[Any]:
-    yield SimpleNamespace(advance=lambda: None)
-
-
 def find_dtype(device: str, name: Optional[str] = None) -> torch.dtype:
-    """Number format of automatic mixed precision.
-
-    Args:
-        device: such as ``'cpu'`` or ``'cuda:0'``.
-        name: ``'float16'`` or ``'bfloat16'``; by default bfloat16 on a CPU and float16, as in MMEngine, on a GPU.
+    """Number format of automatic mixed precision: by default bfloat16 on a CPU and float16, as in MMEngine, on a GPU.
 
     Raises:
         SetupError: the device has not this one.
@@ -182,28 +166,25 @@ def _build(cfg: Any, settings: Settings) -> nn.Module:
     """The network of a config, or its backbone, on the device."""
     from mmengine.model import revert_sync_batchnorm
     torch.manual_seed(0)
-    model = build_model(cfg)
     # as the runner does in a single process; a CPU has no SyncBN
-    model = revert_sync_batchnorm(model).to(settings.device).train(settings.train)
-    if settings.backbone or settings.compile or settings.channels_last:
-        backbone = getattr(model, 'backbone', None)
-        if backbone is None:
-            raise SetupError(f'{type(model).__name__} has no backbone, which --backbone, --compile and --channels-last are '
-                             'for; leave them out')
-        if settings.channels_last:
-            _keep_channels_last(backbone)
-        if settings.compile:
-            backbone.forward = torch.compile(backbone.forward)
-        model = backbone if settings.backbone else model
-    return model
-
-
-def _keep_channels_last(backbone: nn.Module) -> None:
-    """Weights and images become channels_last. The maps that leave are contiguous: mmcv's operators misread others."""
-    backbone.to(memory_format=torch.channels_last)
-    backbone.register_forward_pre_hook(
-        lambda _, inputs: _each(lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, inputs))
-    backbone.register_forward_hook(lambda _, inputs, maps: _each(Tensor.contiguous, maps))
+    model = revert_sync_batchnorm(build_model(cfg)).to(settings.device).train(settings.train)
+    if not (settings.backbone or settings.compile or settings.memory_format):
+        return model
+    backbone = getattr(model, 'backbone', None)
+    if backbone is None:
+        raise SetupError(f'{type(model).__name__} has no backbone, which --backbone, --compile, --channels-last and '
+                         '--memory-format are for; leave them out')
+    if isinstance(backbone, BaseBackbone):
+        backbone.memory_format = settings.memory_format or backbone.memory_format
+    elif settings.memory_format == 'channels_last':
+        # images, too. The maps that leave are contiguous: mmcv's operators misread others
+        backbone.to(memory_format=torch.channels_last)
+        backbone.register_forward_pre_hook(
+            lambda _, inputs: _each(lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, inputs))
+        backbone.register_forward_hook(lambda _, inputs, maps: _each(Tensor.contiguous, maps))
+    if settings.compile:
+        backbone.forward = torch.compile(backbone.forward)
+    return backbone if settings.backbone else model
 
 
 def _each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -215,7 +196,6 @@ def _each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def _step(model: nn.Module, images: Tensor, scope: str, settings: Settings) -> Step:
     """What is timed."""
-    by_loss = settings.train and not settings.backbone
     autocast = partial(torch.autocast, images.device.type, settings.dtype) if settings.dtype else nullcontext
     if settings.dtype == torch.bfloat16 and scope == 'mmdet' and not settings.backbone:
         _cast_maps(model, autocast)
@@ -235,7 +215,7 @@ def _step(model: nn.Module, images: Tensor, scope: str, settings: Settings) -> S
             return network(x)
 
     def step() -> None:
-        if by_loss:
+        if settings.train and not settings.backbone:
             forward(images).backward()
         else:
             run(forward, images, settings.train)
@@ -256,19 +236,10 @@ def _cast_maps(detector: nn.Module, autocast: Callable[[], ContextManager]) -> N
     detector.extract_feat = extract_feat
 
 
-def _noise(shape: Sequence[int], device: str) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-
-
 def _spread_boxes(images: Tensor, number: int) -> Tensor:
-    """Boxes of all sizes in all places, always the same ones, each as `complexity.run_network` takes them.
+    """Boxes of all sizes in all places, always the same ones, as `complexity.run_network` takes them.
 
-    Args:
-        images: (B, C, H, W).
-        number: of boxes for each image.
-
-    Returns:
-        (B * number, 5), on the device of the images.
+    Images (B, C, H, W) and a number of boxes for each give (B * number, 5).
     """
     batch, _, height, width = images.shape
     generator = torch.Generator().manual_seed(0)
@@ -292,9 +263,10 @@ def _annotate(images: Tensor, model: nn.Module, scope: str) -> list:
         for sample in samples:
             sample.gt_sem_seg = PixelData(data=torch.randint(model.num_classes, (1, height, width)))
     else:
+        from mmdet.structures import DetDataSample
         from mmdet.structures.mask import BitmapMasks
         from mmengine.structures import InstanceData
-        samples = data_samples(images)
+        samples = data_samples(images, DetDataSample)
         for sample, boxes in zip(samples, _spread_boxes(images, _NUM_OBJECTS)[:, 1:].cpu().split(_NUM_OBJECTS)):
             masks = np.zeros((_NUM_OBJECTS, height, width), np.uint8)
             for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):

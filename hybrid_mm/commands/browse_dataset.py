@@ -1,7 +1,7 @@
 """Write pictures of a data set as the network gets them.
 
-They are augmented but not yet normalised, with boxes and masks, the label map or the class drawn. Mixup and CutMix, which mix
-whole batches, are not seen.
+They are augmented, but not yet normalised. Boxes and masks, the label map or the class are drawn on them. Mixup and CutMix, which
+mix whole batches, are not seen.
 """
 import argparse
 from pathlib import Path
@@ -19,11 +19,10 @@ def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     add_config(parser)
     parser.add_argument('--split', choices=['train', 'val'], default='train', help='data to show (default: %(default)s)')
-    parser.add_argument('--out', type=Path,
-                        help='folder to write to; by default ./work_dirs/<name of the config>/browse_<split>')
+    parser.add_argument('--out', type=Path, help='folder to write to (default: ./work_dirs/<name of the config>/browse_<split>)')
     parser.add_argument('--number', type=int, default=20,
-                        help='pictures to write, evenly spread over the data (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation (default: %(default)s)')
+                        help='how many pictures to write, evenly spread over the data (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the augmentation (default: %(default)s)')
     add_force(parser)
     return parser
 
@@ -38,12 +37,9 @@ def run(args: argparse.Namespace) -> None:
     if cfg.get(f'{args.split}_dataloader') is None:
         raise SetupError(f'the config has no {args.split}_dataloader; choose the other --split, or another config')
     check_data(cfg, (args.split, ))
-    written = 0
     with Progress('pictures', args.number) as progress:
-        for picture in browse(cfg, args.split, args.number, args.seed):
+        for picture in progress.over(browse(cfg, args.split, args.number, args.seed)):
             out.mkdir(parents=True, exist_ok=True)
-            write_image(out / f'{picture.index:06d}{"_" if picture.name else ""}{picture.name}.png', picture.drawn)
-            written += 1
-            progress.advance()
-    fewer = f', all that the {args.split} data have' if written < args.number else ''
-    print(f'{out}: {written} pictures{fewer}')
+            write_image(out / f'{picture.number:06d}{"_" if picture.name else ""}{picture.name}.png', picture.drawn)
+    fewer = f', all that the {args.split} data have' if progress.done < args.number else ''
+    print(f'{out}: {progress.done} pictures{fewer}')

@@ -1,8 +1,8 @@
-"""Whether this environment can run hybrid_mm, what is wrong, and what cures it.
+"""Check whether this environment can run hybrid_mm.
 
-Prints a line an item: `ok`, `wrong`, or `note` for what runs with a limit; below it the command that cures it. The exit status
-is 0 if nothing is wrong, 1 if something is, 2 if the arguments are. Works in any environment, an empty one too; torch and
-OpenMMLab are imported in another process, so that nothing they do ends the check.
+This prints a line for each item, which begins with `ok`, `wrong`, or `note` if the item works with a limit. The command that
+cures a fault is on the next line. The exit status is 0 if nothing is wrong, 1 if something is, and 2 if the arguments are. The
+check needs nothing but Python: it imports torch and OpenMMLab in another process, so that a crash there does not end it.
 """
 import argparse
 import shlex
@@ -17,8 +17,8 @@ from hybrid_mm.environment.items import NAMES, NEEDS, expand
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('items', nargs='*', type=_item, metavar='ITEM',
-                        help='check this and what it needs, such as mmdet for detection alone; one or more of '
-                        f'{", ".join(NEEDS)} (default: all)')
+                        help=f'check this and what it needs, one or more of {", ".join(NEEDS)}; mmdet, for example, checks what '
+                        'detection needs (default: all)')
     return parser
 
 

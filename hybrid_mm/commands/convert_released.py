@@ -5,8 +5,8 @@ The result serves mmdet and mmseg as ``init_cfg=dict(type='Pretrained', checkpoi
 
     python tools/converters/convert_released.py TransCNN-Small.pth transcnn_b.pth
 
-From an authors' detector or segmentor it takes the backbone alone. ResNet-50 and MobileNetV2 of torchvision and ConvNeXt's own files
-become the baselines of the ParC families, backbones with ``insert_locations=()``.
+From an authors' detector or segmentor it takes the backbone alone. ResNet-50 and MobileNetV2 of torchvision and ConvNeXt's
+own files become the baselines of the ParC families, backbones with ``insert_locations=()``.
 """
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Write the network of a config as an ONNX file, and compare it in onnxruntime with torch."""
+"""Export the network of a config to an ONNX file, and check that onnxruntime computes the same as torch."""
 import argparse
 import json
 from pathlib import Path
@@ -15,19 +15,20 @@ from .shared import add_config, add_force, add_shape, both_sides, check_out_file
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=f'{__doc__} The largest difference may be {TOLERANCE:.0e} of the largest value of an output. Where it is '
-        'more, there is no file. The image goes in as the data preprocessor of the config gives it, normalised. Boxes of a '
-        f'detector stay out: {NO_BOXES}.')
+        description=f'{__doc__} If an output differs by more than {TOLERANCE:.0e} of its largest value, no file is left. '
+        'The exported network takes an image that is normalised as the data preprocessor of the config does it. A detector '
+        f'is exported without its boxes: {NO_BOXES}.')
     add_config(parser)
-    parser.add_argument('checkpoint', nargs='?', help='file of the weights of the whole model; without it they are random')
+    parser.add_argument('checkpoint', nargs='?', help='file with the weights of the whole model; without it they are random')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE.onnx', help='the file to write')
     parser.add_argument('--part', choices=PARTS,
-                        help='where the network ends: at the maps of the backbone, at the maps of the neck, or at the logits of '
-                        'a classifier or segmentor; by default the last of these that the config has')
+                        help='the exported network ends with the maps of the backbone, with the maps of the neck, or with the '
+                        'logits of a classifier or segmentor; by default with the last of these that the config has')
     add_shape(parser, help='height and width of the image, or one number for both; by default the size for which papers state '
               'costs, see get_flops.py')
     parser.add_argument('--dynamic', action='store_true',
-                        help=f'any number of images of any size from {SMALLEST} pixels a side, instead of one of --shape')
+                        help=f'the file takes any number of images of any size from {SMALLEST} pixels a side on, instead of '
+                        'one image of --shape')
     parser.add_argument('--opset', type=int, default=OPSETS[0],
                         help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (default: %(default)s)")
     add_force(parser, 'overwrite the file')

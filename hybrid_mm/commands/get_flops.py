@@ -1,8 +1,8 @@
-"""Parameters and multiply-accumulates of a network, in total and by part.
+"""Count the parameters and the multiply-accumulates of a network, in total and by part.
 
-No data set and no weights are needed, and nothing is computed. A multiply-accumulate counts once. What counts in which column
-is said in hybrid_mm/analysis/complexity.py. The image has the size at which papers give costs: 800 1280 for detectors, 512 2048
-for segmentors, and for classifiers what the config's test pipeline cuts, or 224 224.
+No data set and no weights are needed, and nothing is computed. A multiply-accumulate counts once. The file
+hybrid_mm/analysis/complexity.py says what counts in which column. The image has the size at which papers give costs: 800 1280 for
+detectors, 512 2048 for segmentors, and for classifiers what the test pipeline of the config cuts, or else 224 224.
 """
 import argparse
 import json
@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     add_config(parser)
     add_shape(parser)
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers to a file, too')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='also write the numbers to this file')
     return parser
 
 
@@ -35,8 +35,6 @@ def report(name: str, result: Complexity) -> str:
     """What is printed."""
     height, width = result.shape
     operators = ', '.join(f'{kind} {macs / 1e9:.3f}' for kind, macs in sorted(result.total.macs.items(), key=lambda i: -i[1]))
-    return '\n'.join([
-        f'{name} at {height}x{width} pixels, one image', '', result.table(), '', f'G MACs by operator: {operators}',
-        f'counted as zero: {", ".join(result.uncounted) or "nothing"}'
-    ])
+    return (f'{name} at {height}x{width} pixels, one image\n\n{result.table()}\n\nG MACs by operator: {operators}\n'
+            f'counted as zero: {", ".join(result.uncounted) or "nothing"}')
 

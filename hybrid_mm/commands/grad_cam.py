@@ -1,7 +1,7 @@
-"""Class activation maps: where the features are that speak for what a detector, segmentor or classifier finds.
+"""Draw class activation maps: where the features are that speak for what a detector, segmentor or classifier finds.
 
-Writes each picture, as the network gets it, under the heat, with the boxes or the region in question outlined, and
-activation_maps.json: for each picture the class, the value of the target, and the hottest pixel.
+Each picture is written as the network gets it, under the heat, with the boxes or the region in question outlined. The file
+activation_maps.json has the class, the value of the target, and the hottest pixel of each picture.
 """
 import argparse
 import json
@@ -30,19 +30,19 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('checkpoint', help='file of the checkpoint')
     parser.add_argument('input', metavar='IMAGE|FOLDER', type=Path, help='a picture or a folder of pictures')
     parser.add_argument('--class', dest='class_name', metavar='NAME',
-                        help='class to explain; by default the best of a classifier, the one with most pixels of a segmentor, '
-                        'and all classes of a detector')
+                        help='class to explain (default: of a classifier the best, of a segmentor the one with most pixels, of a '
+                        'detector all)')
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--layer', metavar='NAME', help='layer to look at, such as backbone.stages.3.1 or neck.fpn_convs.2.conv')
     where.add_argument('--stage', type=int, metavar='N',
-                       help='stage of the backbone to look at, counted from 1; by default the last')
+                       help='stage of the backbone to look at, counted from 1 (default: the last)')
     parser.add_argument('--method', choices=METHODS,
-                        help='how to weigh the features; by default gradcam for classifiers, hirescam for detectors and '
-                        f'segmentors, see hybrid_mm/analysis/class_activation.py; {", ".join(CLASS_FREE)} knows no class')
+                        help='how to weigh the features, see hybrid_mm/analysis/class_activation.py (default: gradcam for '
+                        f'classifiers, hirescam for detectors and segmentors); {", ".join(CLASS_FREE)} knows no class')
     parser.add_argument('--score-thr', type=float,
-                        help=f'least score of a box in the target, of detectors only (default: {SCORE_THR})')
+                        help=f'for detectors: least score of a box that is explained (default: {SCORE_THR})')
     parser.add_argument('--out', type=Path,
-                        help='folder to write to; by default ./work_dirs/<name of the config>/grad_cam_<name of the input>')
+                        help='folder to write to (default: ./work_dirs/<name of the config>/grad_cam_<name of the input>)')
     add_device(parser)
     add_force(parser)
     return parser
@@ -50,7 +50,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options)
-    _check_options(args, cfg)
+    if args.class_name is not None and args.method in CLASS_FREE:
+        raise SetupError(f'--class {args.class_name} means nothing to --method {args.method}, which looks at the features '
+                         'alone; leave it out, or choose another method')
+    check_prediction(args, cfg)
     check_checkpoint(args.checkpoint, 'checkpoint')
     out = args.out or Path(cfg.work_dir) / f'grad_cam_{args.input.resolve().stem}'
     check_out_folder(out, args.force)
@@ -65,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
     score_thr = SCORE_THR if args.score_thr is None else args.score_thr
     explainer = Explainer(predictor, args.layer, args.stage, args.method, score_thr, loads_rgb)
     out.mkdir(parents=True, exist_ok=True)
-    head = dict(task=predictor.task, config=Path(args.config).name, checkpoint=Path(args.checkpoint).name,
-                method=explainer.method, layer=explainer.place)
+    head: Dict[str, Any] = dict(task=predictor.task, config=Path(args.config).name, checkpoint=Path(args.checkpoint).name,
+                                method=explainer.method, layer=explainer.place)
     if predictor.task == 'detection':
         head.update(score_thr=score_thr)
     entries = explain_files(explainer, files, out, label)
@@ -76,33 +79,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def explain_files(explainer: Explainer, files: Sequence[Path], out: Path, label: Optional[int]) -> List[Dict[str, Any]]:
-    """Write the pictures.
-
-    Args:
-        explainer: of the network.
-        files: pictures.
-        out: folder to write to; it is there.
-        label: index of the class, None for the default.
-
-    Returns:
-        For each file an entry of the JSON file; ``problem`` says why one has no picture.
-    """
+    """Write the pictures; gives the entries of the JSON file, in which ``problem`` says why one has no picture."""
     names, entries = output_names(files), []
     with Progress('pictures', len(files)) as progress:
-        for file in files:
+        for file in progress.over(files):
             entry: Dict[str, Any] = dict(file=file.name)
+            entries.append(entry)
             image = read_picture(file)
             if image is None:
                 entry['problem'] = 'cannot be read'
-            else:
-                try:
-                    found = explainer.explain(image, file, label)
-                    write_image(out / f'{names[file]}.png', found.draw())
-                    entry.update(picture=f'{names[file]}.png', **_describe(explainer.predictor, found))
-                except NothingFound:
-                    entry['problem'] = 'nothing found'
-            entries.append(entry)
-            progress.advance()
+                continue
+            try:
+                found = explainer.explain(image, file, label)
+            except NothingFound:
+                entry['problem'] = 'nothing found'
+                continue
+            write_image(out / f'{names[file]}.png', found.draw())
+            entry.update(picture=f'{names[file]}.png', **_describe(explainer.predictor, found))
     return entries
 
 
@@ -115,11 +108,7 @@ def _describe(predictor: Predictor, found: ActivationMap) -> Dict[str, Any]:
 
 
 def _report(predictor: Predictor, entries: List[Dict[str, Any]], out: Path, label: Optional[int]) -> None:
-    """Say what was written and what was not.
-
-    Raises:
-        SetupError: there is no picture at all.
-    """
+    """Say what was written and what was not; a `SetupError` if there is no picture at all."""
     drawn = [entry for entry in entries if 'picture' in entry]
     what = 'anything' if label is None else predictor.classes[label]
     for problem, words in (('cannot be read', 'cannot be read'), ('nothing found', f'have no prediction of {what}')):
@@ -133,10 +122,3 @@ def _report(predictor: Predictor, entries: List[Dict[str, Any]], out: Path, labe
         advice = '; give a lower --score-thr' if predictor.task == 'detection' else ''
         raise SetupError(f'none of {len(entries)} pictures has a map, see {out / "activation_maps.json"}{advice}')
     print(f'{out}: {count(len(drawn), "picture")} and activation_maps.json')
-
-
-def _check_options(args: argparse.Namespace, cfg: Any) -> None:
-    if args.class_name is not None and args.method in CLASS_FREE:
-        raise SetupError(f'--class {args.class_name} means nothing to --method {args.method}, which looks at the features '
-                         'alone; leave it out, or choose another method')
-    check_prediction(args, cfg)

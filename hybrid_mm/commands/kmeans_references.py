@@ -1,9 +1,9 @@
-"""References of SeTformer from K-means over the tokens of training images.
+"""Make references of SeTformer by K-means over the tokens of training images.
 
-Random references can make a plan that is nearly uniform; centres of clusters tell tokens apart from the first step. The
-backbone starts as the config says, from its checkpoint or from random weights, and runs once over the images. OUT holds its
-weights with the new references, which fit these weights and no others. The tool prints the entropy of each block's plan, as
-a share of the largest possible, before and after. A training starts from OUT with
+With random references a plan can be nearly uniform; centres of clusters tell tokens apart from the first step. The backbone
+starts as the config says, from its checkpoint or from random weights, and runs once over the images. OUT gets its weights with
+the new references, which fit these weights and no others. For each block the entropy of its plan is printed, before and after,
+as a share of the largest possible. A training starts from OUT with
 
     python tools/train.py CONFIG --cfg-options load_from=OUT
 
@@ -32,11 +32,12 @@ def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     add_config(parser, of='a detector, segmentor or classifier with hybrid_mm.SeTformer')
     parser.add_argument('out', metavar='OUT', type=Path, help='checkpoint to write')
-    parser.add_argument('--images', type=int, default=256, help='training images to use (default: %(default)s)')
+    parser.add_argument('--images', type=int, default=256, help='how many training images to use (default: %(default)s)')
     parser.add_argument('--tokens', type=int, default=64,
-                        help='random positions of each map to use (default: %(default)s). Memory grows with images times '
-                        'tokens: 4 bytes for each channel of each block, 0.8 GB for SeTformer base with the defaults')
-    parser.add_argument('--seed', type=int, default=0, help='of weights, images, positions and K-means (default: %(default)s)')
+                        help='how many random positions of each map to use (default: %(default)s). Memory grows with images '
+                        'times tokens: 4 bytes for each channel of each block, 0.8 GB for SeTformer base with the defaults')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed of weights, images, positions and K-means (default: %(default)s)')
     add_force(parser, 'overwrite OUT')
     return parser
 
@@ -49,10 +50,7 @@ def run(args: argparse.Namespace) -> None:
     check_data(cfg, ('train', ))
     model = kmeans.build_backbone(cfg, args.seed)
     blocks = kmeans.find_blocks(model.backbone)
-    try:
-        kmeans.require_libraries(blocks)
-    except ImportError as error:
-        raise SetupError(str(error)) from None
+    kmeans.require_libraries(blocks)
     references = max(layer.num_references for layer in blocks.values())
     if args.images * args.tokens < references:
         raise SetupError(f'--images {args.images} with --tokens {args.tokens} gives {args.images * args.tokens} tokens a '

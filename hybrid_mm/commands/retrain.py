@@ -1,4 +1,4 @@
-"""Train what a search has found, from random weights. All further options are those of tools/train.py."""
+"""Train a network that a search has found, from random weights. It takes the options of tools/train.py, too."""
 import argparse
 from pathlib import Path
 
@@ -12,7 +12,7 @@ PASSES_ON = True
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', help='folder of the search')
-    parser.add_argument('--rank', type=int, default=1, help='which of the best to train (default: %(default)s, the best)')
+    parser.add_argument('--rank', type=int, default=1, help='1 trains the best network, 2 the second best (default: %(default)s)')
     return parser
 
 

@@ -1,29 +1,21 @@
-"""Search the best candidate of a trained supernet.
+"""Search for the best candidate of a trained supernet.
 
-The same command goes on where a killed search was, and ends with the same result.
+If a search is killed, the same command goes on where it was, and ends with the same result.
 """
 import argparse
 import hashlib
 import os
 import time
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 from mmengine.runner import find_latest_checkpoint
 
 from hybrid_mm.errors import SetupError
+from hybrid_mm.search import CostModel
+from hybrid_mm.search import settings as search_settings
 from hybrid_mm.search.evaluate import load_supernet
 from hybrid_mm.search.results import rank, write_results
-from hybrid_mm.search.settings import (
-    STAGES,
-    STRATEGIES,
-    SearchSettings,
-    build_strategy,
-    identity,
-    read_cost,
-    read_settings,
-    read_space,
-)
 from hybrid_mm.search.space import distribution_of
 from hybrid_mm.search.store import Evaluation, Store
 from hybrid_mm.search.workers import Workers
@@ -34,37 +26,37 @@ from .shared import add_config, load_config, parser_of
 
 def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    add_config(parser, of='the supernet with the settings of the search, search.KEY=VALUE among its options')
+    add_config(parser, of='a supernet; `--cfg-options search.KEY=VALUE` replaces a setting of the search')
     parser.add_argument('--checkpoint', required=True,
-                        help='weights of the supernet: a file, or the work folder of its training for the last one')
+                        help='file with the weights of the supernet, or the folder of its training, for the last weights in it')
     parser.add_argument('--work-dir', help='folder of the search; by default ./work_dirs/<name of the config>_<strategy>')
-    parser.add_argument('--strategy', choices=STRATEGIES,
-                        help='hierarchical: the distribution of attention and convolution first, then the details; flat: both '
-                        'at once; random: no evolution')
-    parser.add_argument('--stage', choices=STAGES,
-                        help='part of a hierarchical search; by default what the space of the supernet leaves open')
-    parser.add_argument('--limit-gmacs', type=float, help='limit of true MACs of a candidate, in 10^9')
-    parser.add_argument('--metric', help='what to maximise: a name that the evaluator of the config returns, such as '
-                        'accuracy/top1, mIoU, coco/bbox_mAP')
-    parser.add_argument('--seed', type=int, help='of the search')
-    parser.add_argument('--generations', type=int, help='generations, of all stages together')
+    parser.add_argument('--strategy', choices=search_settings.STRATEGIES,
+                        help='hierarchical looks for the distribution of attention and convolution first, then for the details; '
+                        'flat looks for both at once; random draws candidates without an evolution')
+    parser.add_argument('--stage', choices=search_settings.STAGES,
+                        help='the part of a hierarchical search that runs; by default what the space of the supernet leaves open')
+    parser.add_argument('--limit-gmacs', type=float, help='no candidate has more multiply-adds than this, in 10^9')
+    parser.add_argument('--metric', help='what the search maximises: a name that the evaluator of the config returns, such as '
+                        'accuracy/top1, mIoU or coco/bbox_mAP')
+    parser.add_argument('--seed', type=int, help='the same seed gives the same search')
+    parser.add_argument('--generations', type=int, help='number of generations, counted over all stages')
     parser.add_argument('--processes', type=int, default=1,
-                        help='candidates evaluated at the same time, each in a process of its own: on a CPU with one thread, '
-                        'otherwise with one GPU (default: %(default)s). Makes no difference to the result')
+                        help='how many candidates are evaluated at the same time, each in its own process, which has one thread '
+                        'of a CPU, or one GPU (default: %(default)s). The result does not depend on this number')
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options)
-    settings = read_settings(cfg, **{name: getattr(args, name) for name in (
+    settings = search_settings.read_settings(cfg, **{name: getattr(args, name) for name in (
         'strategy', 'stage', 'limit_gmacs', 'metric', 'seed', 'generations')})
-    space, cost = read_space(cfg), read_cost(cfg, settings)
-    strategy = build_strategy(settings, space, cost)
+    space, cost = search_settings.read_space(cfg), search_settings.read_cost(cfg, settings)
+    strategy = search_settings.build_strategy(settings, space, cost)
     checkpoint = find_checkpoint(args.checkpoint)
     check_data(cfg, ('train', 'val'))
     folder = Path(args.work_dir or Path('work_dirs') / f'{Path(args.config).stem}_{settings.strategy}')
     workers = Workers(cfg, settings, checkpoint, args.processes)
-    store = Store(folder, identity(cfg, settings, space, fingerprint(checkpoint)))
+    store = Store(folder, search_settings.identity(cfg, settings, space, fingerprint(checkpoint)))
     load_supernet(cfg, checkpoint)  # a wrong file is an error here, not one of each process
     print(f'{space!r}; smallest and largest: {", ".join(f"{macs / 1e9:.6f} G MACs" for macs in cost.range(space))}', flush=True)
     with workers:
@@ -78,7 +70,8 @@ def run(args: argparse.Namespace) -> None:
               f'`--cfg-options model.backbone.arch.space.distribution={distribution}`')
 
 
-def run_strategy(strategy, store: Store, workers: Workers, settings: SearchSettings, cost) -> List[List[Evaluation]]:
+def run_strategy(strategy: Any, store: Store, workers: Workers, settings: search_settings.SearchSettings,
+                 cost: CostModel) -> List[List[Evaluation]]:
     """Evaluate generation after generation; what the store knows is not evaluated again.
 
     Raises:
@@ -89,8 +82,9 @@ def run_strategy(strategy, store: Store, workers: Workers, settings: SearchSetti
         generation = strategy.propose(history)
         if not generation.candidates:
             return history
-        known = {c: store.get(generation.stage, c) for c in generation.candidates}
-        start, missing = time.monotonic(), [c for c, evaluation in known.items() if evaluation is None]
+        found = {c: store.get(generation.stage, c) for c in generation.candidates}
+        known = {c: evaluation for c, evaluation in found.items() if evaluation is not None}
+        start, missing = time.monotonic(), [c for c in found if c not in known]
         for candidate, metrics in workers.evaluate(missing):
             if settings.metric not in metrics:
                 raise SetupError(f'--metric {settings.metric} is not among what val_evaluator of the config returns; choose '
@@ -99,8 +93,7 @@ def run_strategy(strategy, store: Store, workers: Workers, settings: SearchSetti
                 generation.stage, candidate, generation.number, metrics[settings.metric], cost.macs(candidate),
                 cost.parameters(candidate), metrics)
             store.add(evaluation)
-            done = sum(e is not None for e in known.values())
-            print(f'{generation.stage} {generation.number + 1}, {done}/{len(known)}: {settings.metric} '
+            print(f'{generation.stage} {generation.number + 1}, {len(known)}/{len(found)}: {settings.metric} '
                   f'{evaluation.metric:.4f}, {evaluation.macs / 1e9:.6f} G MACs', flush=True)
         history.append([known[candidate] for candidate in generation.candidates])
         best = min((e for past in history for e in past), key=lambda e: e.rank_key)
@@ -110,11 +103,7 @@ def run_strategy(strategy, store: Store, workers: Workers, settings: SearchSetti
 
 
 def find_checkpoint(path: str) -> str:
-    """The checkpoint itself, or the last one of a work folder.
-
-    Raises:
-        SetupError: there is none, or the file is no checkpoint.
-    """
+    """The checkpoint itself, or the last one of a work folder."""
     if os.path.isdir(path):
         latest = find_latest_checkpoint(path)
         if latest is None:
@@ -127,8 +116,4 @@ def find_checkpoint(path: str) -> str:
 
 def fingerprint(path: str) -> str:
     """A short name of the content of a file."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for chunk in iter(lambda: file.read(1 << 22), b''):
-            digest.update(chunk)
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

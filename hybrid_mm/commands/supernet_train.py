@@ -1,4 +1,4 @@
-"""Train the supernet of a search config: as tools/train.py, after a look at the settings of the search."""
+"""Train the supernet of a config for a search. The options are those of tools/train.py."""
 import argparse
 
 from hybrid_mm.search.settings import read_settings

@@ -4,17 +4,11 @@ from typing import Iterator, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 
 class CellMeans(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two products of matrices.
-
-    Args:
-        cells: number of cells along H and along W.
-
-    Shape:
-        (B, C, H, W) -> (B, C, cells[0], cells[1]).
-    """
+    """``nn.AdaptiveAvgPool2d`` as two products of matrices: (B, C, H, W) -> (B, C, cells[0], cells[1])."""
 
     def __init__(self, cells: Tuple[int, int]) -> None:
         super().__init__()
@@ -41,8 +35,7 @@ def any_size(network: nn.Module) -> Iterator[None]:
               if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1))]
     try:
         for parent, name, child in places:
-            size = child.output_size
-            setattr(parent, name, CellMeans((size, size) if isinstance(size, int) else tuple(size)))
+            setattr(parent, name, CellMeans(_pair(child.output_size)))
         yield
     finally:
         for parent, name, child in places:

@@ -31,8 +31,8 @@ class Network(nn.Module):
     def __init__(self, model: nn.Module, part: str) -> None:
         super().__init__()
         if part not in allowed_parts(model):
-            reason = f'{NO_BOXES}, so that the boxes of a detector cannot be exported' \
-                if part == 'logits' else f'{type(model).__name__} has none'
+            no_boxes = f'{NO_BOXES}, so that the boxes of a detector cannot be exported'
+            reason = no_boxes if part == 'logits' else f'{type(model).__name__} has none'
             raise SetupError(f'--part {part} is not allowed: {reason}; choose from {", ".join(allowed_parts(model))}')
         self.model = model.eval().requires_grad_(False)
         self.part = part
@@ -49,7 +49,6 @@ class Network(nn.Module):
         return (outputs, ) if isinstance(outputs, Tensor) else tuple(outputs)
 
     def describe(self) -> str:
-        """In words."""
         return dict(backbone='the backbone', neck='backbone and neck', logits='the network up to its logits')[self.part]
 
 
@@ -62,7 +61,7 @@ def build_network(cfg: Any, part: Optional[str] = None, checkpoint: Optional[str
         checkpoint: weights of the whole model, as a training writes them; None for random ones.
 
     Raises:
-        SetupError: see `Network`; or the checkpoint is of another model.
+        SetupError: see `Network`, or the checkpoint is of another model.
     """
     model = build_model(cfg)
     if checkpoint is not None:
@@ -72,8 +71,5 @@ def build_network(cfg: Any, part: Optional[str] = None, checkpoint: Optional[str
 
 def allowed_parts(model: nn.Module) -> Tuple[str, ...]:
     """Those of `PARTS` that a model has and that can be exported."""
-    has = dict(
-        backbone=True,
-        neck=getattr(model, 'with_neck', False),
-        logits=getattr(model, 'with_decode_head', False) or hasattr(model, 'head') and model.with_head)
-    return tuple(part for part in PARTS if has[part])
+    has_logits = getattr(model, 'with_decode_head', False) or hasattr(model, 'head') and model.with_head
+    return tuple(part for part, is_there in zip(PARTS, (True, getattr(model, 'with_neck', False), has_logits)) if is_there)

@@ -5,16 +5,18 @@ transport of SeTformer and on windows that are cut by the edge of a map, and wri
 a word. So the one on torch.export is used, for images of one size and of all sizes alike.
 """
 import logging
+import math
+import re
 import warnings
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from hybrid_mm.errors import SetupError
+from hybrid_mm.errors import SetupError, first_line
 from hybrid_mm.output import whole_file
 
 from .any_size import any_size
@@ -23,8 +25,6 @@ TOLERANCE = 1e-4
 SMALLEST = 64  # side of an image where its size is open: two patches of ConvNeXt at stride 32
 OPSETS = range(18, 24)
 
-_LIBRARIES = ('onnx', 'onnxscript', 'onnxruntime')
-_LOGGERS = ('torch.onnx', 'torch.export', 'torch.fx', 'onnxscript', 'onnx_ir')
 # images and their sides while a graph for all sizes is recorded: several windows of 224 pixels, which no stride divides
 _CAPTURED = (2, 460, 683)
 _CHECKED = ((2, 97, 131), (1, 64, 96))  # batches on which such a graph is compared, beside one of the size that is asked for
@@ -32,13 +32,8 @@ _FIXED = 'what it computes depends on the size of the image in a way that one gr
 _LARGEST = 2**31 - 2**24  # bytes of weights: an ONNX file holds less than 2 GiB
 
 
-def write_onnx(network: nn.Module,
-               shape: Sequence[int],
-               path: Path,
-               dynamic: bool = False,
-               opset: int = OPSETS[0],
-               output_name: str = 'output',
-               metadata: Optional[Dict[str, str]] = None) -> float:
+def write_onnx(network: nn.Module, shape: Sequence[int], path: Path, dynamic: bool = False, opset: int = OPSETS[0],
+               output_name: str = 'output', metadata: Optional[Dict[str, str]] = None) -> float:
     """Export a network, and compare it in onnxruntime with torch.
 
     The measure: the largest absolute difference of any value, over the largest absolute value of the same output; the largest of
@@ -68,9 +63,6 @@ def write_onnx(network: nn.Module,
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     if size > _LARGEST:
         raise SetupError(f'the weights of {_name(network)} take {size / 2**30:.1f} GiB; an ONNX file holds less than 2')
-    batches = [tuple(shape)]
-    if dynamic:
-        batches += [(number, shape[1], height, width) for number, height, width in _CHECKED]
     program = _translate(network, shape, dynamic, opset)
     if dynamic and any(isinstance(program.model.graph.inputs[0].shape[i], int) for i in (0, 2, 3)):
         raise SetupError(f'{_name(network)} cannot be exported: {_FIXED}')
@@ -78,6 +70,7 @@ def write_onnx(network: nn.Module,
     outputs = program.model.graph.outputs
     for i, output in enumerate(outputs):
         output.name = f'{output_name}{i}' if len(outputs) > 1 else output_name
+    batches = [tuple(shape), *((number, shape[1], height, width) for number, height, width in _CHECKED if dynamic)]
     with whole_file(path) as partial:
         program.save(partial)
         del program
@@ -89,12 +82,8 @@ def write_onnx(network: nn.Module,
 
 
 def check_libraries() -> None:
-    """See that the libraries are there that write and run ONNX.
-
-    Raises:
-        SetupError: one is not.
-    """
-    missing = [name for name in _LIBRARIES if find_spec(name) is None]
+    """Raise a SetupError if one of the libraries that write and run ONNX is not installed."""
+    missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if find_spec(name) is None]
     if missing:
         raise SetupError(f'ONNX needs {", ".join(missing)}, not installed here; run `pip install {" ".join(missing)}`')
 
@@ -103,69 +92,58 @@ def _translate(network: nn.Module, shape: Sequence[int], dynamic: bool, opset: i
     """An ``ONNXProgram``."""
     dims = None
     if dynamic:
-        dims = {0: torch.export.Dim('batch', min=1)}
-        dims.update({i: torch.export.Dim(name, min=SMALLEST) for i, name in ((2, 'height'), (3, 'width'))})
+        Dim = torch.export.Dim
+        dims = ({0: Dim('batch', min=1), 2: Dim('height', min=SMALLEST), 3: Dim('width', min=SMALLEST)}, )
         shape = _CAPTURED[0], shape[1], *_CAPTURED[1:]
     try:
         with _quiet(), torch.no_grad(), any_size(network) if dynamic else nullcontext():
-            return torch.onnx.export(network, (torch.zeros(shape), ), dynamo=True, dynamic_shapes=(dims, ) if dims else None,
-                                     opset_version=opset, input_names=['image'], verbose=False)
+            return torch.onnx.export(network, (torch.zeros(shape), ), dynamo=True, dynamic_shapes=dims, opset_version=opset,
+                                     input_names=['image'], verbose=False)
     except Exception as error:  # torch raises whatever a network or an operator raises
         raise SetupError(f'{_name(network)} cannot be exported: {_reason(error, dynamic)}') from error
 
 
 def _deviation(network: nn.Module, path: Path, batches: Sequence[Tuple[int, ...]]) -> float:
-    """Of an ONNX file from a network, see `write_onnx`."""
+    """Of an ONNX file from a network, see `write_onnx`; infinite if a value is none or the shapes differ."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # a fault is raised, too
     generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(shape, generator=generator) for shape in batches]
+    fault, results = 'onnxruntime does not take the file', []
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+        for image in images:
+            fault = f'the file does not run on images {tuple(image.shape)}'
+            results.append(session.run(None, dict(image=image.numpy())))
     except Exception as error:  # its classes have no common base
-        raise SetupError(f'{_name(network)} cannot be exported: onnxruntime does not take the file: '
-                         f'{_first_line(error)}') from error
+        raise SetupError(f'{_name(network)} cannot be exported: {fault}: {first_line(error)}') from error
     worst = 0.
-    for shape in batches:
-        image = torch.randn(shape, generator=generator)
+    for image, outputs in zip(images, results):
         with torch.no_grad():
             expected = network(image)
-        try:
-            outputs = [torch.from_numpy(output) for output in session.run(None, dict(image=image.numpy()))]
-        except Exception as error:
-            raise SetupError(f'{_name(network)} cannot be exported: the file does not run on images {shape}: '
-                             f'{_first_line(error)}') from error
-        for output, wanted in zip(outputs, [expected] if isinstance(expected, Tensor) else expected, strict=True):
-            worst = max(worst, _relative(output, wanted))
+        expected = [expected] if isinstance(expected, Tensor) else expected
+        if [output.shape for output in outputs] != [wanted.shape for wanted in expected]:
+            return math.inf
+        for output, wanted in zip(map(torch.from_numpy, outputs), expected):
+            deviation = ((output - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)).item()
+            worst = max(worst, math.inf if math.isnan(deviation) else deviation)
     return worst
-
-
-def _relative(output: Tensor, wanted: Tensor) -> float:
-    """Largest difference over the largest value; infinite if a value is none or the shapes differ."""
-    if output.shape != wanted.shape:
-        return float('inf')
-    deviation = ((output - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)).item()
-    return deviation if deviation == deviation else float('inf')
 
 
 def _reason(error: BaseException, dynamic: bool) -> str:
     """What torch says, in a sentence."""
-    causes: List[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    said = ' '.join(str(cause) for cause in causes)
-    operator = next((word.split("'")[1] for word in said.split('OpOverload(op=')[1:]), None)
+    said = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        said += f' {error}'
+    operator = re.search(r"OpOverload\(op='([^']+)'", said)
     if 'No ONNX function found' in said and operator:
-        return f"ONNX has no counterpart of torch's operator {operator}"
+        return f"ONNX has no counterpart of torch's operator {operator[1]}"
     if dynamic and any(word in said for word in ('Constraints violated', 'Specializations', 'symbolic', 'data-dependent')):
         return _FIXED
-    return _first_line(causes[-1])
-
-
-def _first_line(error: BaseException) -> str:
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line if len(line) < 300 else f'{line[:300]}...'
+    return first_line(error)
 
 
 def _name(network: nn.Module) -> str:
@@ -175,14 +153,12 @@ def _name(network: nn.Module) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch.onnx says of itself."""
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    """Without what torch.onnx and its libraries say of themselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(before)

@@ -13,6 +13,9 @@ Works where nothing is installed: the standard library alone is imported here. E
 its own, because a library that was compiled for another torch or numpy can end the interpreter. That process writes down
 facts, such as a version or an exception; `diagnose` turns the facts into sentences, and needs no environment to be tested.
 """
+from importlib import import_module
+from typing import Optional, Sequence
+
 from .diagnosis import diagnose
 from .facts import collect_facts
 from .items import FORKS, MINIMA, NEEDS, PINS, Finding, expand
@@ -20,9 +23,6 @@ from .items import FORKS, MINIMA, NEEDS, PINS, Finding, expand
 __all__ = ['FORKS', 'Finding', 'MINIMA', 'NEEDS', 'PINS', 'collect_facts', 'diagnose', 'expand']
 
 
-def __getattr__(name: str):
-    if name == 'main':  # the command was here before 0.2
-        from functools import partial
-        from importlib import import_module
-        return partial(import_module('hybrid_mm.commands').main, 'check_env')
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """The command, which was here before version 0.2."""
+    import_module('hybrid_mm.commands').main('check_env', argv)

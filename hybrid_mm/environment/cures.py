@@ -4,48 +4,38 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Dict
 
-from .items import DISTRIBUTIONS, FORKS, PINS, is_fork, pin_of, version_numbers
+from .items import DISTRIBUTIONS, PINS, Facts, is_fork, pin_of, version_numbers
 
 _WHEELS = 'https://download.pytorch.org/whl/'
 
 
-def cure_for(item: str, facts: Dict[str, dict], again: bool = False) -> str:
-    """The command that installs what an item needs, or an empty string.
-
-    Args:
-        item: a key of `NEEDS`.
-        facts: those of `collect_facts`.
-        again: whether the version that is there may be the right one, and has to be replaced all the same.
-    """
-    others = facts['python'].get('others', [])
-    replace = '--force-reinstall --no-deps ' if again else ''
-    if item not in PINS and item != 'python':
-        return ''  # the sentence is all there is to say
+def cure_for(item: str, facts: Facts, again: bool = False) -> str:
+    """The command that installs an item, or an empty string where there is none; ``again`` replaces the version that is there."""
     if item == 'python':
         return 'python3.11 -m venv .venv && source .venv/bin/activate'
+    if item not in PINS:
+        return ''
+    pip, what = pip_command(), _pinned(item, facts)
+    replace = '--force-reinstall --no-deps ' if again else ''
     if item == 'setuptools':
-        return f'{pip_command()} "setuptools<81" wheel ninja'
+        return f'{pip} "setuptools<81" wheel ninja'
     if item == 'torch':
-        return f'{pip_command()} {_pinned(item, facts)}    # or the build for your CUDA version'
-    if item == 'numpy':
-        old_torch = (0, ) < version_numbers(facts.get('torch', {}).get('version')) < (2, 3)  # compiled for numpy 1
-        return f'{pip_command()} {replace}' + ('"numpy<2"' if old_torch else _pinned(item, facts))
-    if item == 'torchvision':
-        return pip_command() + f' {replace}' + _torchvision(facts)
+        return f'{pip} {what}    # or the build for your CUDA version'
     if item == 'mmcv':
-        # no cache: it can hold the wheel without operators
-        replace = '--force-reinstall --no-deps --no-cache-dir ' if again else ''
-        lite = f'{pip_command("uninstall")} -y mmcv-lite && ' if 'mmcv-lite' in others else ''
-        return f'{lite}MMCV_WITH_OPS=1 {pip_command()} --no-build-isolation {replace}{_pinned(item, facts)}'
-    if item == 'cv2':
-        return f'{pip_command()} {replace}{_pinned(item, facts)}'
-    undeclared = ' ftfy regex' if item == 'mmseg' and not again and not is_fork(facts) else ''  # the fork declares them
-    return f'{pip_command()} {replace}{_pinned(item, facts)}{undeclared}'
+        replace += '--no-cache-dir ' if again else ''  # the cache can hold the wheel without operators
+        lite = f'{pip_command("uninstall")} -y mmcv-lite && ' if 'mmcv-lite' in facts['python'].get('others', []) else ''
+        return f'{lite}MMCV_WITH_OPS=1 {pip} --no-build-isolation {replace}{what}'
+    if item == 'numpy' and (0, ) < version_numbers(facts.get('torch', {}).get('version')) < (2, 3):
+        what = '"numpy<2"'  # for which that torch was compiled
+    if item == 'torchvision':
+        what = _torchvision(facts)
+    if item == 'mmseg' and not again and not is_fork(facts):  # the fork declares them
+        what += ' ftfy regex'
+    return f'{pip} {replace}{what}'
 
 
-def cure_for_bound(item: str, facts: Dict[str, dict]) -> str:
+def cure_for_bound(item: str, facts: Facts) -> str:
     """Where a library refuses a new mmcv: the mmcv of the pins, or the library that goes with the mmcv that is there."""
     if version_numbers(pin_of('mmcv', facts)[1]) < version_numbers(facts[item]['bound']):
         return cure_for('mmcv', facts)
@@ -54,27 +44,20 @@ def cure_for_bound(item: str, facts: Dict[str, dict]) -> str:
     return remove + cure_for(item, facts)
 
 
-def cure_for_two(item: str, facts: Dict[str, dict]) -> str:
-    """Where upstream's library and its fork are both installed: neither is left, then the fork is installed."""
-    both = f'{DISTRIBUTIONS.get(item, item)} {FORKS[item][0]}'
-    return f'{pip_command("uninstall")} -y {both} && {cure_for(item, facts)}'
-
-
-def cure_for_gpu(facts: Dict[str, dict]) -> str:
+def cure_for_gpu(facts: Facts) -> str:
     """Torch and torchvision for GPUs, and mmcv compiled again, since its operators fit one build of torch."""
     both = f'{_pinned("torch", facts)} {_pinned("torchvision", facts)}'
-    return (f'{pip_command()} --force-reinstall {both} --index-url {_WHEELS}cu130 && '
-            + cure_for('mmcv', facts, again=True))
+    return f'{pip_command()} --force-reinstall {both} --index-url {_WHEELS}cu130 && {cure_for("mmcv", facts, again=True)}'
 
 
-def _pinned(item: str, facts: Dict[str, dict]) -> str:
+def _pinned(item: str, facts: Facts) -> str:
     """What pip is asked for: the version of the tests, except that some of them exist from Python 3.11 on alone."""
     name, version = pin_of(item, facts)
     old_python = version_numbers(facts['python']['version']) < (3, 11) and not item.startswith('mm')
     return name if old_python else f'{name}=={version}'
 
 
-def _torchvision(facts: Dict[str, dict]) -> str:
+def _torchvision(facts: Facts) -> str:
     """The version and the build that belong to the torch that is there: torch 2.x goes with torchvision 0.(x + 15)."""
     torch = facts.get('torch', {})
     numbers = version_numbers(torch.get('version'))

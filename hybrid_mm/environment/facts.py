@@ -1,5 +1,4 @@
 """Collecting facts about an environment, such as a version or an exception, in a process of their own."""
-import importlib
 import json
 import re
 import signal
@@ -7,17 +6,21 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
-from .items import ALSO, DISTRIBUTIONS, FORKS, NEEDS, works
-from .probes import first_line, probe
+from hybrid_mm.errors import first_line
+
+from .items import ALSO, DISTRIBUTIONS, FORKS, NEEDS, Facts, works
+from .probes import probe
 
 _TIME_LIMIT = 600  # seconds for all imports; a slow network disk can take a minute or two
 
 
-def collect_facts(items: Sequence[str], known: Optional[Dict[str, dict]] = None) -> Dict[str, dict]:
+def collect_facts(items: Sequence[str], known: Optional[Facts] = None) -> Facts:
     """Try each item in another process of this interpreter.
 
     Args:
@@ -25,10 +28,9 @@ def collect_facts(items: Sequence[str], known: Optional[Dict[str, dict]] = None)
         known: facts of other items, which are not tried again.
 
     Returns:
-        One dict of facts an item. All have ``found``, whether the module is there, and ``version`` (or None). Where it does
-        not work they have ``error`` (``type``, ``message`` and ``missing``, the module that was not found, or None), or
-        ``untried``, the item that has to be mended first. The others are those of the functions in `probes`. Those
-        that are known come first.
+        One dict of facts an item, those that are known first. All have ``found``, whether the module is there, and ``version``
+        (or None). Where it does not work they have ``error`` (``type``, ``message`` and ``missing``, the module that was not
+        found, or None), or ``untried``, the item that has to be mended first. The others are those of the functions in `probes`.
     """
     facts = dict(known or {})
     with tempfile.TemporaryDirectory() as folder:
@@ -45,16 +47,16 @@ def collect_facts(items: Sequence[str], known: Optional[Dict[str, dict]] = None)
     return facts
 
 
-def _run_probes(path: Path, items: Sequence[str], facts: Dict[str, dict]) -> str:
+def _run_probes(path: Path, items: List[str], facts: Facts) -> str:
     """Run `write_facts` in another process; returns how that ended, in words."""
-    code = ('import json, sys; root, path, items, facts = map(json.loads, sys.argv[1:]); '
+    code = ('import json, sys; root, *arguments = json.loads(sys.argv[1]); '
             # not the current folder, which python -c adds: its modules could be taken for libraries
             'sys.path = [root] + [folder for folder in sys.path if folder]; '
-            'from hybrid_mm.environment.facts import write_facts; write_facts(path, items, facts)')
-    arguments = [str(Path(__file__).resolve().parents[2]), str(path), list(items), facts]
+            'from hybrid_mm.environment.facts import write_facts; write_facts(*arguments)')
+    arguments = json.dumps([str(Path(__file__).resolve().parents[2]), str(path), items, facts])
     try:
-        done = subprocess.run([sys.executable, '-c', code, *map(json.dumps, arguments)], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_TIME_LIMIT)
+        done = subprocess.run([sys.executable, '-c', code, arguments], stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=_TIME_LIMIT)
     except subprocess.TimeoutExpired:
         return f'the import does not end within {_TIME_LIMIT} seconds'
     if done.returncode < 0:
@@ -63,21 +65,19 @@ def _run_probes(path: Path, items: Sequence[str], facts: Dict[str, dict]) -> str
     return f'the import ends the interpreter with status {done.returncode}' + ''.join(f': {line}' for line in last)
 
 
-def write_facts(path: str, items: Sequence[str], facts: Dict[str, dict]) -> None:
+def write_facts(path: str, items: Sequence[str], facts: Facts) -> None:
     """Try the items and write a line of JSON after each one, so that a sudden end loses nothing."""
     warnings.simplefilter('ignore')
-    facts = dict(facts)
     for item in items:
-        facts[item] = _facts_of(item, facts)
+        facts = {**facts, item: _facts_of(item, facts)}
         with open(path, 'a') as file:
             file.write(json.dumps({item: facts[item]}) + '\n')
 
 
-def _facts_of(item: str, facts: Dict[str, dict]) -> dict:
-    found = item in ('python', 'setuptools', 'gpu', 'hybrid_mm') or _is_there(item)
-    result = dict(found=found, version=_written_version(item) if found else None)
-    if not found:
-        return result
+def _facts_of(item: str, facts: Facts) -> Dict[str, Any]:
+    if item not in ('python', 'setuptools', 'gpu') and _spec(item) is None:
+        return dict(found=False, version=None)
+    result: Dict[str, Any] = dict(found=True, version=_written_version(item))
     blocking = [need for need in NEEDS[item] if not works(facts.get(need))]
     blocking += [other for other in ALSO.get(item, ()) if facts.get(other, {}).get('found') and 'error' in facts[other]]
     if blocking:
@@ -95,11 +95,14 @@ def _facts_of(item: str, facts: Dict[str, dict]) -> dict:
     return result
 
 
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+def _spec(module: str) -> Any:
+    with suppress(Exception):  # of a finder that is a strange one
+        return find_spec(module)
+
+
+def _source(module: str, file: str) -> str:
+    paths = [Path(folder) / file for folder in getattr(_spec(module), 'submodule_search_locations', None) or []]
+    return ''.join(path.read_text(errors='replace') for path in paths if path.is_file())
 
 
 def _written_version(module: str) -> Optional[str]:
@@ -109,16 +112,6 @@ def _written_version(module: str) -> Optional[str]:
     if match:
         return match.group(1)
     for distribution in (DISTRIBUTIONS.get(module, module), *FORKS.get(module, ())[:1]):
-        try:
-            return importlib.import_module('importlib.metadata').version(distribution)
-        except Exception:  # Python 3.7, or PackageNotFoundError
-            pass
+        with suppress(Exception):  # Python 3.7, or PackageNotFoundError
+            return import_module('importlib.metadata').version(distribution)
     return None
-
-
-def _source(module: str, file: str) -> str:
-    try:
-        paths = [Path(folder) / file for folder in find_spec(module).submodule_search_locations or []]
-        return ''.join(path.read_text(errors='replace') for path in paths if path.is_file())
-    except Exception:  # the module is not there, or its finder is a strange one
-        return ''

@@ -1,8 +1,9 @@
 """What is checked: items, what they need, and the versions that the package asks for or is tested with."""
 import re
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
+Facts = Dict[str, Dict[str, Any]]  # item -> what is known of it, see `collect_facts`
 DISTRIBUTIONS = {'mmseg': 'mmsegmentation', 'cv2': 'opencv-python'}  # the others have the name of their module
 
 
@@ -22,16 +23,11 @@ FORKS = {item: (name, _FORKS[name]) for item, name in (  # module -> distributio
     ('mmpretrain', 'onedl-mmpretrain'))}
 MINIMA = {  # those of setup.py
     'python': '3.8', 'torch': '2.0', 'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmdet': '3.3.0', 'mmseg': '1.2.2',
-    'mmpretrain': '1.2.0',
-}
+    'mmpretrain': '1.2.0'}
 
 # item -> items that it cannot be tried without. In this order items are tried and printed, and cures can be run.
-NEEDS = {
-    'python': (),
-    'setuptools': (),
-    'torch': (),
-    'gpu': (),
-    'numpy': (),
+NEEDS: Dict[str, Tuple[str, ...]] = {
+    'python': (), 'setuptools': (), 'torch': (), 'gpu': (), 'numpy': (),
     'cv2': ('numpy', ),
     'torchvision': ('torch', 'numpy'),
     'mmengine': ('torch', 'numpy', 'cv2'),
@@ -42,12 +38,9 @@ NEEDS = {
     'mmpretrain': ('mmcv', 'torchvision'),
     'hybrid_mm': ('mmcv', ),
 }
-ALSO = {  # item -> items that tell something about it, too
-    'torch': ('gpu', ),
-    'mmengine': ('setuptools', ),
-    'mmdet': ('torchvision', 'hybrid_mm'),
-    'mmseg': ('torchvision', 'hybrid_mm'),
-    'mmpretrain': ('hybrid_mm', ),
+ALSO: Dict[str, Tuple[str, ...]] = {  # item -> items that tell something about it, too
+    'torch': ('gpu', ), 'mmengine': ('setuptools', ), 'mmdet': ('torchvision', 'hybrid_mm'),
+    'mmseg': ('torchvision', 'hybrid_mm'), 'mmpretrain': ('hybrid_mm', ),
 }
 NAMES = {'python': 'Python', 'cv2': 'opencv', 'gpu': 'GPU'}
 
@@ -67,23 +60,22 @@ class Finding(NamedTuple):
     cure: str = ''
 
 
-def expand(items: Sequence[str]) -> List[str]:
+def expand(items: Iterable[str]) -> List[str]:
     """Items with all that they need, in the order of `NEEDS`."""
-    found, todo = set(), ['python', *items]
-    while todo:
-        item = todo.pop()
-        if item not in found:
-            found.add(item)
-            todo += NEEDS[item] + ALSO.get(item, ())
-    return [item for item in NEEDS if item in found]
+    found = {'python', *items}
+    while True:
+        more = {other for item in found for other in NEEDS[item] + ALSO.get(item, ())} - found
+        if not more:
+            return [item for item in NEEDS if item in found]
+        found |= more
 
 
-def is_fork(facts: Dict[str, dict]) -> bool:
+def is_fork(facts: Facts) -> bool:
     """Whether an environment with these facts has the maintained forks, or some of them."""
     return any(distribution in facts['python'].get('others', []) for distribution, _ in FORKS.values())
 
 
-def pin_of(item: str, facts: Dict[str, dict]) -> Tuple[str, Optional[str]]:
+def pin_of(item: str, facts: Facts) -> Tuple[str, Optional[str]]:
     """The distribution of an item and the version on which the tests run, or None: the fork's where the forks are."""
     upstream = DISTRIBUTIONS.get(item, item), PINS.get(item)
     return FORKS.get(item, upstream) if is_fork(facts) else upstream

@@ -13,27 +13,21 @@ _LIBRARIES = {
 
 
 def require(scope: str) -> None:
-    """See that the library of a config is installed.
-
-    Args:
-        scope: the config's ``default_scope``: mmdet, mmseg or mmpretrain.
+    """See that the library of a config with this ``default_scope`` is installed.
 
     Raises:
-        SetupError: the scope is another one, or something is missing; the message says what to install.
+        SetupError: the scope is not mmdet, mmseg or mmpretrain, or something is missing; the message says what to install.
     """
     if scope not in _LIBRARIES:
         raise SetupError(f'default_scope={scope!r} of the config is not allowed; choose from {", ".join(_LIBRARIES)}')
     extra, modules = _LIBRARIES[scope]
     missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        extra = 'onedl' if _has_forks() else extra
-        raise SetupError(f'default_scope={scope!r} needs {", ".join(missing)}, not installed here; '
-                         f"run `pip install 'hybrid_mm[{extra}]'`")
-
-
-def _has_forks() -> bool:
-    """Whether the libraries here are the maintained forks: an extra with upstream's would overwrite their modules."""
-    try:
-        return bool(version('onedl-mmengine'))
+    if not missing:
+        return
+    try:  # an extra with upstream's libraries would overwrite the modules of the maintained forks
+        version('onedl-mmengine')
+        extra = 'onedl'
     except PackageNotFoundError:
-        return False
+        pass
+    raise SetupError(f'default_scope={scope!r} needs {", ".join(missing)}, not installed here; '
+                     f"run `pip install 'hybrid_mm[{extra}]'`")

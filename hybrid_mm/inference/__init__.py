@@ -10,14 +10,14 @@
 
 `tools/infer.py` is the command.
 """
+from importlib import import_module
+from typing import Optional, Sequence
+
 from .predictors import PREDICTORS
 
 __all__ = ['PREDICTORS']
 
 
-def __getattr__(name: str):
-    if name == 'infer':  # the command was here before 0.2
-        from functools import partial
-        from importlib import import_module
-        return partial(import_module('hybrid_mm.commands').main, 'infer')
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+def infer(argv: Optional[Sequence[str]] = None) -> None:
+    """The command, which was here before version 0.2."""
+    import_module('hybrid_mm.commands').main('infer', argv)

@@ -16,23 +16,14 @@ _FPS = 25.  # of a video that does not say
 
 
 class Video(NamedTuple):
-    """A video that OpenCV opens.
-
-    Attributes:
-        path: the file.
-        fps: pictures a second.
-        total: number of pictures as the file says, None if it does not.
-    """
+    """A video that OpenCV opens."""
     path: Path
-    fps: float
-    total: Optional[int]
+    fps: float  # pictures a second
+    total: Optional[int]  # number of pictures as the file says, None if it does not
 
 
 def find_inputs(path: Path) -> Union[List[Path], Video]:
-    """The pictures of a folder, a picture, or a video.
-
-    Args:
-        path: file or folder. Of a folder all files that end as pictures do, sorted, without those of folders inside.
+    """A picture, a video, or all files of a folder that end as pictures do, sorted, without those of folders inside.
 
     Raises:
         SetupError: there is nothing that can be read.
@@ -71,14 +62,11 @@ def read_picture(path: Path) -> Optional[np.ndarray]:
 def read_frames(path: Path) -> Iterator[Tuple[int, np.ndarray]]:
     """Number, from 0, and picture of each frame of a video."""
     capture = cv2.VideoCapture(str(path))
-    try:
-        for number in itertools.count():
-            is_there, frame = capture.read()
-            if not is_there:
-                return
-            yield number, frame
-    finally:
-        capture.release()
+    for number in itertools.count():
+        is_there, frame = capture.read()
+        if not is_there:
+            return
+        yield number, frame
 
 
 @contextmanager

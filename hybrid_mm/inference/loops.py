@@ -1,38 +1,26 @@
 """A network over pictures or the frames of a video."""
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Iterable, Iterator, List, Tuple, Union
+from typing import Any, Iterable, Iterator, Tuple, TypeVar, Union
 
 import numpy as np
 
 from .predictors import Predictor
 
+Source = TypeVar('Source', bound=Union[Path, int])  # file, or number of a frame
 
-def predictions(predictor: Predictor, items: Iterable[Tuple[Union[Path, int], np.ndarray]],
-                batch_size: int) -> Iterator[Tuple[Union[Path, int], np.ndarray, Any]]:
-    """Run a network over pictures, in their order.
 
-    Args:
-        predictor: the network.
-        items: file, or number of a frame, and picture (H, W, 3).
-        batch_size: most pictures at a time. Where a network takes pictures of one size only, another size begins another batch.
+def predictions(predictor: Predictor, items: Iterable[Tuple[Source, np.ndarray]],
+                batch_size: int) -> Iterator[Tuple[Source, np.ndarray, Any]]:
+    """Run a network over pictures (H, W, 3), in their order; yields each with its source and its data sample.
 
-    Yields:
-        The item and its data sample.
+    At most ``batch_size`` go in at a time. Where a network takes pictures of one size only, another size begins another batch.
     """
-    waiting: List[tuple] = []
-
-    def run() -> Iterator[tuple]:
-        samples = predictor.predict([data for *_, data in waiting])
-        for (source, image, _), sample in zip(waiting, samples):
-            yield source, image, sample
-        waiting.clear()
-
-    for source, image in items:
-        data = predictor.prepare(image, source if isinstance(source, Path) else None)
-        if waiting and not predictor.mixes_sizes and data['inputs'].shape != waiting[0][2]['inputs'].shape:
-            yield from run()
-        waiting.append((source, image, data))
-        if len(waiting) == batch_size:
-            yield from run()
-    if waiting:
-        yield from run()
+    prepared: Iterator[Tuple[Source, np.ndarray, Any]] = (
+        (source, image, predictor.prepare(image, source if isinstance(source, Path) else None)) for source, image in items)
+    run: Iterator[Tuple[Source, np.ndarray, Any]]
+    for _, run in groupby(prepared, key=lambda item: None if predictor.mixes_sizes else item[2]['inputs'].shape):
+        for first in run:
+            batch = [first, *islice(run, batch_size - 1)]  # noqa: B031  # `run` goes on behind these
+            for (source, image, _), sample in zip(batch, predictor.predict([data for *_, data in batch])):
+                yield source, image, sample

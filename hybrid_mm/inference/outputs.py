@@ -20,8 +20,9 @@ An entry of the list has ``file``, the picture's name, or ``frame``, from 0, and
 import json
 import os
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -34,39 +35,28 @@ from .predictors import Predictor, Segmentor
 _CODECS = (('mp4v', '.mp4'), ('MJPG', '.avi'))  # every OpenCV has the second
 
 
-class PredictionsFile:
-    """``predictions.json``, see the module.
+@contextmanager
+def predictions_file(folder: Path, head: Dict[str, Any], name: str) -> Iterator[Callable[[Dict[str, Any]], None]]:
+    """``predictions.json``, see the module: a function that adds an entry to the list ``name``, which follows ``head``.
 
     Each entry reaches the disk as soon as it is there, in ``predictions.json.partial``, which takes its name when all are.
-
-    Args:
-        folder: where it lies.
-        head: what stands in front of the entries.
-        name: of the list of entries.
     """
+    partial, comma = folder / 'predictions.json.partial', ''
+    with open(partial, 'w') as file:
 
-    def __init__(self, folder: Path, head: Dict[str, Any], name: str) -> None:
-        self._path = folder / 'predictions.json'
-        self._partial = folder / 'predictions.json.partial'
-        self._head = ''.join(f' {json.dumps(key)}: {json.dumps(value)},\n' for key, value in head.items())
-        self._name = name
-        self._is_first = True
+        def add(entry: Dict[str, Any]) -> None:
+            nonlocal comma
+            file.write(f'{comma}\n  {json.dumps(entry)}')
+            file.flush()
+            comma = ','
 
-    def __enter__(self) -> 'PredictionsFile':
-        self._file = open(self._partial, 'w')
-        self._file.write(f'{{\n{self._head} {json.dumps(self._name)}: [')
-        return self
-
-    def add(self, entry: Dict[str, Any]) -> None:
-        self._file.write(('' if self._is_first else ',') + '\n  ' + json.dumps(entry))
-        self._file.flush()
-        self._is_first = False
-
-    def __exit__(self, kind: Optional[type], *error) -> None:
-        self._file.write('\n ]\n}\n')  # after an error too, so that what is there can be read
-        self._file.close()
-        if kind is None:
-            os.replace(self._partial, self._path)
+        file.write('{\n' + ''.join(f' {json.dumps(key)}: {json.dumps(value)},\n' for key, value in head.items()))
+        file.write(f' {json.dumps(name)}: [')
+        try:
+            yield add
+        finally:
+            file.write('\n ]\n}\n')  # after an error too, so that what is there can be read
+    os.replace(partial, folder / 'predictions.json')
 
 
 def output_names(files: Sequence[Path]) -> Dict[Path, str]:
@@ -76,18 +66,9 @@ def output_names(files: Sequence[Path]) -> Dict[Path, str]:
 
 
 def open_writer(path: Path, fps: float, size: Tuple[int, int]) -> Tuple[Path, cv2.VideoWriter]:
-    """Begin a video.
+    """Begin a video of ``fps`` pictures a second and ``size``, width and height; its file, and what writes to it.
 
-    Args:
-        path: the file without its ending, which depends on the codecs that there are.
-        fps: pictures a second.
-        size: width and height in pixels.
-
-    Returns:
-        The file and its writer.
-
-    Raises:
-        SetupError: the file cannot be written.
+    The ending of the file, which ``path`` lacks, depends on the codecs that there are.
     """
     for codec, ending in _CODECS:
         target = path.with_name(path.name + ending)
@@ -99,17 +80,10 @@ def open_writer(path: Path, fps: float, size: Tuple[int, int]) -> Tuple[Path, cv
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an image in the format that the ending of the file says.
-
-    Args:
-        path: the file.
-        image: uint8 (H, W, 3), BGR, or a label map, uint8 or uint16 (H, W).
-
-    Raises:
-        SetupError: the file cannot be written.
-    """
+    """Write uint8 (H, W, 3), BGR, or a label map, uint8 or uint16 (H, W), in the format that the ending of the file says."""
     if not cv2.imwrite(str(path), image):
         raise SetupError(f'{path} cannot be written; give another folder with --out')
+
 
 def write_label_map(predictor: Predictor, sample: Any, out: Path, name: str) -> Dict[str, str]:
     """Write the label map of a segmentor; the entry that names it."""

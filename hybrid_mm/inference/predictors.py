@@ -1,7 +1,9 @@
 """Detector, segmentor and classifier: the stock Inferencers behind one set of methods."""
 from abc import ABC, abstractmethod
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from types import new_class
+from typing import Any, Dict, List, Optional, Tuple, Type
 
 import numpy as np
 from mmengine.config import Config
@@ -31,14 +33,16 @@ class Predictor(ABC):
 
     Attributes:
         task: for people and the JSON file.
-        classes: their names.
+        classes: names.
 
     Raises:
         SetupError: the checkpoint is of another network, or the names of its classes are unknown or of another number.
     """
     task = ''
+    inferencer_type = ''  # in the `apis` of its library
     visualizer_type = ''
     mixes_sizes = False  # whether a batch may have images of several sizes
+    _drawing: Dict[str, Any] = {}
 
     def __init__(self, cfg: Config, checkpoint: str, device: str) -> None:
         init_default_scope(cfg.default_scope)
@@ -50,12 +54,7 @@ class Predictor(ABC):
         self.classes: Tuple[str, ...] = self.inferencer.model.dataset_meta['classes']
 
     def prepare(self, image: np.ndarray, path: Optional[Path] = None) -> Dict[str, Any]:
-        """What goes into the network.
-
-        Args:
-            image: uint8 (H, W, 3), BGR.
-            path: its file, which the pipeline reads in its own way; None for a frame of a video.
-        """
+        """What goes into the network of an image, uint8 (H, W, 3), BGR; the pipeline reads its file, if any, in its own way."""
         return self.inferencer.pipeline(image if path is None else str(path))
 
     def predict(self, batch: List[Dict[str, Any]]) -> List[Any]:
@@ -71,21 +70,19 @@ class Predictor(ABC):
         self.inferencer.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, **self._drawing)
         return np.ascontiguousarray(self.inferencer.visualizer.get_image()[..., ::-1])
 
-    @abstractmethod
     def _build(self, cfg: Config, checkpoint: str, device: str) -> Any:
         """The Inferencer, with the weights loaded."""
+        stock = getattr(import_module(f'{cfg.default_scope}.apis'), self.inferencer_type)
+        return new_class('Inferencer', (ChecksWeights, stock))(cfg, checkpoint, device=device)
 
     def _named(self, label: int, **values: Any) -> Dict[str, Any]:
         return {'label': label, 'class': self.classes[label], **values}
 
 
 class Detector(Predictor):
-    """MMDetection's. Arguments and errors as of `Predictor`.
-
-    Args:
-        score_thr: least score of an instance.
-    """
+    """MMDetection's, see `Predictor`; instances have a score of at least ``score_thr``."""
     task = 'detection'
+    inferencer_type = 'DetInferencer'
     visualizer_type = 'DetLocalVisualizer'
     mixes_sizes = True
     _drawing = dict(pred_score_thr=-1.)  # all that `predict` leaves
@@ -105,26 +102,16 @@ class Detector(Predictor):
 
     def describe(self, sample: Any) -> Dict[str, Any]:
         found = self.inferencer.pred2dict(sample)
-        masks = found.get('masks')
-        return dict(instances=[
-            self._named(label, score=score, bbox=bbox, **({} if masks is None else dict(mask=masks[i])))
-            for i, (label, score, bbox) in enumerate(zip(found['labels'], found['scores'], found['bboxes']))
-        ])
-
-    def _build(self, cfg: Config, checkpoint: str, device: str) -> Any:
-        from mmdet.apis import DetInferencer
-
-        class Inferencer(ChecksWeights, DetInferencer):
-            pass
-
-        return Inferencer(cfg, checkpoint, device=device)
+        masks = [dict(mask=mask) for mask in found['masks']] if 'masks' in found else [{}] * len(found['labels'])
+        return dict(instances=[self._named(label, score=score, bbox=bbox, **mask) for label, score, bbox, mask in zip(
+            found['labels'], found['scores'], found['bboxes'], masks)])
 
 
 class Segmentor(Predictor):
-    """MMSegmentation's. Arguments and errors as of `Predictor`."""
+    """MMSegmentation's, see `Predictor`."""
     task = 'segmentation'
+    inferencer_type = 'MMSegInferencer'
     visualizer_type = 'SegLocalVisualizer'
-    _drawing = {}
 
     def label_map(self, sample: Any) -> np.ndarray:
         """Index of the class of each pixel, uint8 (H, W), or uint16 where there are more than 256 classes."""
@@ -140,19 +127,14 @@ class Segmentor(Predictor):
         return dict(shares=[self._named(int(label), share=float(counts[label] / labels.size)) for label in order])
 
     def _build(self, cfg: Config, checkpoint: str, device: str) -> Any:
-        from mmseg.apis import MMSegInferencer
-
-        class Inferencer(ChecksWeights, MMSegInferencer):
-            pass
-
-        inferencer = Inferencer(cfg, checkpoint, device=device)
+        inferencer = super()._build(cfg, checkpoint, device)
         inferencer.visualizer.set_dataset_meta(**inferencer.model.dataset_meta)
         inferencer.visualizer.alpha = _OPACITY
         return inferencer
 
 
 class Classifier(Predictor):
-    """MMPreTrain's. Arguments and errors as of `Predictor`."""
+    """MMPreTrain's, see `Predictor`."""
     task = 'classification'
     visualizer_type = 'UniversalVisualizer'
 
@@ -186,4 +168,4 @@ class Classifier(Predictor):
         return ImageClassificationInferencer(model, device=device)
 
 
-PREDICTORS = {'mmdet': Detector, 'mmseg': Segmentor, 'mmpretrain': Classifier}
+PREDICTORS: Dict[str, Type[Predictor]] = {'mmdet': Detector, 'mmseg': Segmentor, 'mmpretrain': Classifier}

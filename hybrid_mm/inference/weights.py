@@ -18,28 +18,22 @@ class ChecksWeights:
 
 
 def fitting_weights(model: nn.Module, checkpoint: dict, cfg: Config) -> Dict[str, Any]:
-    """A checkpoint with the names of the classes, after a check that it is of this network.
+    """``state_dict`` and ``meta.dataset_meta``, with ``classes`` and ``palette``, of a checkpoint of this network.
 
     Args:
-        model: the network.
         checkpoint: the content of the file ``cfg.load_from``.
-        cfg: its config; the test data say the classes where the checkpoint does not.
-
-    Returns:
-        ``state_dict`` and ``meta.dataset_meta`` with ``classes`` and ``palette``.
+        cfg: config of the network; its test data say the classes where the checkpoint does not.
 
     Raises:
         SetupError: the checkpoint is of another network, or the names of its classes are unknown or of another number.
     """
     tensors = fitting(weights_in(checkpoint), model, cfg.load_from, spare_heads=True)
     of_training, of_config = dataset_meta(checkpoint), _metainfo_of_test_data(cfg)
-    classes, source = of_training.get('classes'), 'training'
-    if not classes:
-        classes, source = of_config.get('classes'), 'test'
+    classes = of_training.get('classes') or of_config.get('classes')
     if not classes:
         raise SetupError(f'neither {cfg.load_from} nor the config names the classes; give them with `--cfg-options '
                          'test_dataloader.dataset.metainfo.classes="(\'cat\',\'dog\')"`')
-    check_heads(model, classes, source)
+    check_heads(model, classes, 'training' if of_training.get('classes') else 'test')
     palettes = (of_training.get('palette'), of_config.get('palette'))
     palette = next((p for p in palettes if p is not None and not isinstance(p, str) and len(p) == len(classes)),
                    np.random.RandomState(42).randint(0, 256, (len(classes), 3)).tolist())
@@ -58,5 +52,4 @@ def _metainfo_of_test_data(cfg: Config) -> Dict[str, Any]:
     metainfo = dict(dataset.get('metainfo') or {})
     if dataset.get('classes'):  # MMPreTrain's data sets take them directly, too
         metainfo['classes'] = dataset['classes']
-    loaded = kind._load_metainfo(metainfo) if hasattr(kind, '_load_metainfo') else metainfo
-    return {**getattr(kind, 'METAINFO', {}), **loaded}
+    return {**getattr(kind, 'METAINFO', {}), **getattr(kind, '_load_metainfo', dict)(metainfo)}

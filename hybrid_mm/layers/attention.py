@@ -1,4 +1,4 @@
-"""Attention in PyTorch's fused kernels, for any number of windows. This file needs torch alone."""
+"""Attention in PyTorch's fused kernels, for any number of windows."""
 from typing import Optional
 
 import torch
@@ -14,14 +14,8 @@ LIMIT = 65535
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Tensor:
     """Multi-head attention by ``F.scaled_dot_product_attention``, in as many calls as CUDA's kernels need.
 
-    Args:
-        q: queries, (B, heads, N, d).
-        k: keys, (B, heads, M, d).
-        v: values, (B, heads, M, d).
-        mask: (B, 1, 1, M) bool, True for the keys that take part. None: all do.
-
-    Returns:
-        (B, heads, N, d). B may be 0.
+    Queries are (B, heads, N, d), keys and values (B, heads, M, d), the output (B, heads, N, d). B may be 0. The mask,
+    (B, 1, 1, M) bool, is True for the keys that take part; None: all do.
     """
     B, heads = q.shape[:2]
     if is_symbolic(B) or 0 < B * heads <= LIMIT:
@@ -32,3 +26,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor] = None) -> Te
     masks = [None] * -(-B // size) if mask is None else mask.split(size)
     calls = zip(q.split(size), k.split(size), v.split(size), masks)
     return torch.cat([F.scaled_dot_product_attention(*call[:3], attn_mask=call[3]) for call in calls])
+
+
+def attend_among(qkv: Tensor, num_heads: int, mask: Optional[Tensor] = None) -> Tensor:
+    """Attention of each of N tokens to all of them, (B, N, 3C) -> (B, N, C); the mask is that of `attend`.
+
+    Channels come in order [q | k | v], inside each [head, channel of the head].
+    """
+    q, k, v = qkv.unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
+    return attend(q, k, v, mask).transpose(1, 2).flatten(2)
+
+
+def count_heads(channels: int, head_dim: int) -> int:
+    """Heads of `head_dim` channels in `channels`; a ValueError if these are no multiple of it."""
+    if head_dim < 1 or channels < 1 or channels % head_dim:
+        raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a positive divisor of {channels}')
+    return channels // head_dim

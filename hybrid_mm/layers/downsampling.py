@@ -1,4 +1,4 @@
-"""Layers that halve a map and widen it. This file needs torch alone."""
+"""Layers that halve a map and widen it."""
 from typing import Callable
 
 from torch import Tensor, nn
@@ -7,21 +7,14 @@ from torch import Tensor, nn
 class TwoBranchDownsampling(nn.Module):
     """A strided convolution beside max pooling, summed (TransCNN's TDB, arXiv 2106.03180).
 
-    The pooled branch rounds up, so that both branches give ceil(n/2) positions for n.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        norm_layer: makes a norm from a channel count.
+    The pooled branch rounds up, so that both branches give ceil(n/2) positions for n. ``norm_layer`` makes a norm from a
+    channel count.
 
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, ceil(H/2), ceil(W/2)).
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.conv_norm = norm_layer(out_channels)
@@ -39,19 +32,13 @@ class TwoBranchDownsampling(nn.Module):
 class ConvDownsampling(nn.Module):
     """A strided 3x3 convolution and a norm (HAT-Net, arXiv 2106.03180 v3 and later).
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        norm_layer: makes a norm from a channel count.
+    ``norm_layer`` makes a norm from a channel count.
 
     Shape:
         (B, in_channels, H, W) -> (B, out_channels, ceil(H/2), ceil(W/2)).
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.norm = norm_layer(out_channels)

@@ -1,4 +1,4 @@
-"""Stochastic depth. This file needs torch alone."""
+"""Stochastic depth."""
 import torch
 from torch import Tensor, nn
 

@@ -8,8 +8,6 @@ Both take tokens (B, N, C), as the release does: one sequence, in it a class tok
 And both take a map (B, C, H, W), for dense prediction: the convolution then runs along windows of 14 x 14 positions, each read
 row by row. At 224 x 224 pixels, the size of pre-training, the whole map is one such window, so that a tap of the kernel stands
 for the same neighbour, above, below or beside, at every size of the image. Along the raw sequence of a wider map it would not.
-
-This file needs torch alone.
 """
 from collections import OrderedDict
 from typing import Callable, Optional
@@ -18,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend
+from .attention import attend_among
 from .h_mhsa import grid_attention, window_partition, window_unpartition
 
 
@@ -53,16 +51,9 @@ class GlobalLocal(nn.Module):
         ValueError: an argument is outside of what is allowed. Those of an absent part do not count.
     """
 
-    def __init__(self,
-                 channels: int,
-                 num_heads: int,
-                 global_groups: int,
-                 local_groups: int,
-                 kernel_size: Optional[int] = 31,
-                 expansion: Optional[float] = 4,
-                 qk_ratio: Optional[float] = 1,
-                 window_size: int = 14,
-                 attend_globally: bool = False,
+    def __init__(self, channels: int, num_heads: int, global_groups: int, local_groups: int,
+                 kernel_size: Optional[int] = 31, expansion: Optional[float] = 4, qk_ratio: Optional[float] = 1,
+                 window_size: int = 14, attend_globally: bool = False,
                  norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         groups = global_groups + local_groups
@@ -126,8 +117,7 @@ class GlobalLocalBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.mixer = mixer
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.mlp = nn.Sequential(
-            OrderedDict(fc1=nn.Linear(channels, hidden), act=nn.GELU(), fc2=nn.Linear(hidden, channels)))
+        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(channels, hidden), act=nn.GELU(), fc2=nn.Linear(hidden, channels)))
         self.drop_path = drop_path or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,22 +126,12 @@ class GlobalLocalBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, over all tokens or inside windows of a map.
+    """Multi-head self-attention of tokens (B, N, C), or of a map (B, H, W, C) in windows; to the same shape.
 
-    A window that reaches over the edge of the map has padded positions. They are no keys: a position attends to those
-    positions of its window that lie on the map. That is a choice; ViTDet, which pads likewise, lets them take part.
-
-    Args:
-        channels: C.
-        num_heads: heads; each has ``qk_ratio * C / num_heads`` channels, of the values too.
-        qk_ratio: channels of queries, keys and values over C.
-        window_size: side of the windows of a map; None for attention to all positions. Tokens always attend to all.
-
-    Shape:
-        (B, H, W, C) -> (B, H, W, C); (B, N, C) -> (B, N, C).
-
-    Raises:
-        ValueError: the heads do not share the channels of the queries evenly.
+    Each head has ``qk_ratio * C / num_heads`` channels, of the values too. Without a ``window_size`` all positions of a map
+    attend to all, as tokens do. A window that reaches over the edge of the map has padded positions. They are no keys: a
+    position attends to those positions of its window that lie on the map. That is a choice; ViTDet, which pads likewise, lets
+    them take part.
     """
 
     def __init__(self, channels: int, num_heads: int, qk_ratio: Optional[float], window_size: Optional[int]) -> None:
@@ -163,55 +143,33 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x)  # channels in order [q | k | v], inside each [head, channel of the head]
+        qkv = self.qkv(x)
         if x.ndim == 4 and self.window_size is not None:
             out = grid_attention(qkv.permute(0, 3, 1, 2), self.num_heads, self.window_size).permute(0, 2, 3, 1)
         else:
-            out = self._attend(qkv.flatten(1, -2)).unflatten(1, x.shape[1:-1])
+            out = attend_among(qkv.flatten(1, -2), self.num_heads).unflatten(1, x.shape[1:-1])
         return self.proj(out)
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """(B, N, 3C) -> (B, N, C)."""
-        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, N, d)
-        return attend(q, k, v).transpose(1, 2).flatten(2)
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}, window_size={self.window_size}'
 
 
 class GatedConv(nn.Module):
-    """A gated depthwise 1-D convolution along a sequence of tokens, or along windows of a map read row by row.
+    """A gated depthwise 1-D convolution along tokens (B, N, C), or along windows of a map (B, H, W, C); to the same shape.
 
     .. code-block:: text
 
         a, b = split(conv1x1(x))
-        y    = depthwise convolution of a * sigmoid(b), zeros around it
+        y    = depthwise convolution of a * sigmoid(b), zeros around it        E C channels
         out  = conv1x1(silu(norm(y)))
 
-    On a map, windows are cut behind the gate: the positions that fill the windows at the right and bottom edge up are zero, as
-    they would not be behind the bias of the first convolution. They are cut off again in front of the norm, so that its
-    statistics are those of the positions of the map.
-
-    Args:
-        channels: C.
-        kernel_size: K, odd.
-        expansion: channels of the depthwise convolution over C.
-        window_size: side of the windows of a map. A smaller map is one window of this size all the same: the length of a row
-            says which taps of the kernel lie above and below.
-        norm_layer: makes a norm from a channel count, for maps (B, C, H, W).
-
-    Shape:
-        (B, H, W, C) -> (B, H, W, C); (B, N, C) -> (B, N, C).
-
-    Raises:
-        ValueError: ``kernel_size`` is even or below 1, or ``expansion`` times C is no whole number above 0.
+    A window is read row by row. A map smaller than one is one window of the full size all the same: the length of a row says
+    which taps of the kernel lie above and below. Windows are cut behind the gate: the positions that fill the windows at the
+    right and bottom edge up are zero, as they would not be behind the bias of the first convolution. They are cut off again
+    in front of the norm, so that its statistics are those of the positions of the map.
     """
 
-    def __init__(self,
-                 channels: int,
-                 kernel_size: Optional[int],
-                 expansion: Optional[float],
-                 window_size: int,
+    def __init__(self, channels: int, kernel_size: Optional[int], expansion: Optional[float], window_size: int,
                  norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
@@ -225,19 +183,14 @@ class GatedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.glu(self.expand(x), dim=-1)
-        y = self.depthwise(y) if x.ndim == 3 else self._in_windows(y)
-        # the norm is one for maps: tokens are a map of width 1, (B, N, C) -> (B, C, N, 1)
-        y = y[:, :, None] if x.ndim == 3 else y
+        if x.ndim == 3:
+            y = self.depthwise(y)[:, :, None]  # the norm is one for maps: tokens are a map of width 1
+        else:
+            grid = self.window_size, self.window_size
+            windows = window_partition(y, grid)  # (B, windows, tokens of a window, E C)
+            y = window_unpartition(self.depthwise(windows.flatten(0, 1)).view(windows.shape), grid, *x.shape[1:3])
         y = self.norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        y = y[:, :, 0] if x.ndim == 3 else y
-        return self.project(F.silu(y))
-
-    def _in_windows(self, x: Tensor) -> Tensor:
-        B, H, W, C = x.shape
-        grid = self.window_size, self.window_size
-        windows = window_partition(x, grid)  # (B, windows, tokens of a window, C)
-        windows = self.depthwise(windows.flatten(0, 1)).view(windows.shape)
-        return window_unpartition(windows, grid, H, W)
+        return self.project(F.silu(y if x.ndim == 4 else y[:, :, 0]))
 
     def extra_repr(self) -> str:
         return f'window_size={self.window_size}'
@@ -275,12 +228,7 @@ def on_channels(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _whole_width(name: str, ratio: Optional[float], width: int, of: str = 'channels') -> int:
-    """``ratio * width``, a whole number above 0.
-
-    Raises:
-        ValueError: it is no such number.
-    """
+    """``ratio * width``, which has to be a whole number above 0."""
     if not isinstance(ratio, (int, float)) or ratio <= 0 or (ratio * width) % 1:
-        raise ValueError(f'{name}={ratio} is not allowed; choose a number above 0 of which the {width} {of} make a whole '
-                         'number')
+        raise ValueError(f'{name}={ratio} is not allowed; choose a number above 0 of which the {width} {of} make a whole number')
     return int(ratio * width)

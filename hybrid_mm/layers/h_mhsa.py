@@ -3,8 +3,6 @@
 Attention over an image map costs O(N^2) for N positions. H-MHSA attends within small grids of neighbouring positions first
 and reaches the rest of the map through pooled tokens. Two forms exist: `HMHSA`, the two steps of the authors' released code,
 and `IterativeHMHSA`, the steps of the paper's text (v1/v2). Both map (B, C, H, W) to (B, C, H, W) at any H and W.
-
-This file needs torch alone.
 """
 from typing import Callable, Optional, Sequence, Tuple
 
@@ -12,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend
+from .attention import attend, attend_among, count_heads
 from .tracing import is_symbolic
 
 
@@ -45,16 +43,11 @@ class HMHSA(nn.Module):
         ValueError: ``channels`` is no multiple of ``head_dim``, or a size is below 1.
     """
 
-    def __init__(self,
-                 channels: int,
-                 head_dim: int = 64,
-                 grid_size: int = 8,
-                 pool_ratio: int = 8,
+    def __init__(self, channels: int, head_dim: int = 64, grid_size: int = 8, pool_ratio: int = 8,
                  norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
-        _check_heads(channels, head_dim)
+        self.num_heads = count_heads(channels, head_dim)
         _check_at_least_one(grid_size=grid_size, pool_ratio=pool_ratio)
-        self.num_heads = channels // head_dim
         self.grid_size = grid_size
         self.pool_ratio = pool_ratio
 
@@ -111,25 +104,18 @@ class IterativeHMHSA(nn.Module):
         ValueError: ``channels`` is no multiple of ``head_dim``, or ``grid_sizes`` is empty or holds a size below 1.
     """
 
-    def __init__(self,
-                 channels: int,
-                 head_dim: int = 64,
-                 grid_sizes: Sequence[int] = (8, 4, 2),
-                 share_qkv: bool = False,
+    def __init__(self, channels: int, head_dim: int = 64, grid_sizes: Sequence[int] = (8, 4, 2), share_qkv: bool = False,
                  norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
-        _check_heads(channels, head_dim)
+        self.num_heads = count_heads(channels, head_dim)
         if not grid_sizes:
             raise ValueError('grid_sizes=() is empty; give one grid size a step, such as (8, 4, 2)')
-        for size in grid_sizes:
-            _check_at_least_one(grid_sizes=size)
-        self.num_heads = channels // head_dim
+        _check_at_least_one(grid_sizes=min(grid_sizes))
         self.grid_sizes = tuple(grid_sizes)
         self.share_qkv = share_qkv
 
         self.norms = nn.ModuleList(norm_layer(channels) for _ in self.grid_sizes)
-        self.qkvs = nn.ModuleList(
-            nn.Conv2d(channels, 3 * channels, 1) for _ in range(1 if share_qkv else len(self.grid_sizes)))
+        self.qkvs = nn.ModuleList(nn.Conv2d(channels, 3 * channels, 1) for _ in self.grid_sizes[:1 if share_qkv else None])
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +125,7 @@ class IterativeHMHSA(nn.Module):
             qkv = self.qkvs[0 if self.share_qkv else i](self.norms[i](x))
             a = x + grid_attention(qkv, self.num_heads, grid_size)
             total = a if total is None else total + _upsample(a, cell, H, W)
-            x = _max_pool(a, grid_size) + _avg_pool(a, grid_size)
+            x = F.max_pool2d(a, grid_size, ceil_mode=True) + _avg_pool(a, grid_size)
             cell *= grid_size
         return self.proj(total)
 
@@ -148,87 +134,50 @@ class IterativeHMHSA(nn.Module):
 
 
 def global_attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
-    """Multi-head attention of every position of one map to every position of another.
-
-    Args:
-        q: queries, (B, C, H, W).
-        k: keys, (B, C, h, w).
-        v: values, (B, C, h, w).
-        num_heads: heads that share C, in order [head, channel of the head].
-
-    Returns:
-        (B, C, H, W), in the memory format of q.
+    """Multi-head attention of every position of one map, queries (B, C, H, W), to every position of another, keys and values
+    (B, C, h, w): (B, C, H, W), in the memory format of q. The heads share C in order [head, channel of the head].
     """
-    B, C, H, W = q.shape
 
     def heads(t: Tensor) -> Tensor:  # (B, C, h, w) -> (B, heads, h*w, d); a view if t is channels_last
         return t.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (num_heads, -1)).transpose(1, 2)
 
-    out = attend(heads(q), heads(k), heads(v))
-    out = out.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)
-    return out.contiguous(memory_format=_memory_format(q))
+    out = attend(heads(q), heads(k), heads(v)).transpose(1, 2).flatten(2)
+    return _to_map(out.unflatten(1, q.shape[2:]), q)
 
 
 def grid_attention(qkv: Tensor, num_heads: int, grid_size: int) -> Tensor:
-    """Multi-head attention inside disjoint grids of neighbouring positions.
+    """Multi-head attention inside disjoint grids of `grid_size` positions a side: (B, 3C, H, W) -> (B, C, H, W).
 
-    Args:
-        qkv: queries, keys and values, (B, 3C, H, W), channels in order [q | k | v], inside each [head, channel of the head].
-        num_heads: heads that share C.
-        grid_size: side of a grid in positions. A map smaller than this is one grid.
-
-    Returns:
-        (B, C, H, W), in the memory format of qkv.
+    Channels come in order [q | k | v], inside each [head, channel of the head]. A map smaller than a grid is one grid. The
+    memory format is kept.
     """
-    B, C3, H, W = qkv.shape
-    C = C3 // 3
+    B, _, H, W = qkv.shape
     # a grid larger than the map holds the map and padding alone: cut it to the map
-    grid = tuple(grid_size if is_symbolic(size) else min(grid_size, size) for size in (H, W))
-    windows = window_partition(qkv.permute(0, 2, 3, 1), grid)  # (B, windows, gh*gw, 3C)
-    mask = window_key_mask(H, W, grid, qkv.device)
+    gh, gw = (grid_size if is_symbolic(size) else min(grid_size, size) for size in (H, W))
+    windows = window_partition(qkv.permute(0, 2, 3, 1), (gh, gw))  # (B, windows, gh*gw, 3C)
+    mask = window_key_mask(H, W, (gh, gw), qkv.device)
     if mask is not None:  # (windows, gh*gw) -> (B*windows, 1, 1, keys)
         mask = mask.expand(B, -1, -1).flatten(0, 1)[:, None, None]
-
-    # (B*windows, gh*gw, 3, heads, d) -> three times (B*windows, heads, gh*gw, d)
-    q, k, v = windows.flatten(0, 1).unflatten(2, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-    out = attend(q, k, v, mask).transpose(1, 2).reshape(*windows.shape[:3], C)
-    out = window_unpartition(out, grid, H, W).permute(0, 3, 1, 2)
-    return out.contiguous(memory_format=_memory_format(qkv))
+    out = attend_among(windows.flatten(0, 1), num_heads, mask).unflatten(0, windows.shape[:2])
+    return _to_map(window_unpartition(out, (gh, gw), H, W), qkv)
 
 
 def window_partition(x: Tensor, grid: Tuple[int, int]) -> Tensor:
-    """Cut a map into disjoint windows, row by row, after zero padding at the right and bottom to whole windows.
+    """Cut a map into disjoint windows (gh, gw), row by row, after zero padding at the right and bottom to whole windows.
 
-    Args:
-        x: (B, H, W, C).
-        grid: height and width of a window, (gh, gw).
-
-    Returns:
-        (B, windows, gh*gw, C), windows = ceil(H/gh) * ceil(W/gw).
+    (B, H, W, C) -> (B, windows, gh*gw, C), windows = ceil(H/gh) * ceil(W/gw).
     """
-    B, H, W, C = x.shape
-    gh, gw = grid
-    rows, cols = _num_windows(H, W, grid)
+    (B, H, W, C), (gh, gw) = x.shape, grid
+    rows, cols = (H + gh - 1) // gh, (W + gw - 1) // gw
     x = F.pad(x, (0, 0, 0, cols * gw - W, 0, rows * gh - H)) if _is_cut(H, W, grid) else x
     x = x.reshape(B, rows, gh, cols, gw, C).transpose(2, 3)  # (B, rows, cols, gh, gw, C)
     return x.reshape(B, rows * cols, gh * gw, C)
 
 
 def window_unpartition(windows: Tensor, grid: Tuple[int, int], H: int, W: int) -> Tensor:
-    """Put windows back into a map and cut the padding off; the inverse of `window_partition`.
-
-    Args:
-        windows: (B, windows, gh*gw, C).
-        grid: height and width of a window, (gh, gw).
-        H: height of the map.
-        W: width of the map.
-
-    Returns:
-        (B, H, W, C).
-    """
-    B, C = windows.shape[0], windows.shape[-1]
-    gh, gw = grid
-    rows, cols = _num_windows(H, W, grid)
+    """Put windows back into a map and cut the padding off: `window_partition` undone, (B, windows, gh*gw, C) -> (B, H, W, C)."""
+    B, C, (gh, gw) = windows.shape[0], windows.shape[-1], grid
+    rows, cols = (H + gh - 1) // gh, (W + gw - 1) // gw
     x = windows.reshape(B, rows, cols, gh, gw, C).transpose(2, 3)  # (B, rows, gh, cols, gw, C)
     return x.reshape(B, rows * gh, cols * gw, C)[:, :H, :W]
 
@@ -237,12 +186,7 @@ def window_key_mask(H: int, W: int, grid: Tuple[int, int], device: torch.device)
     """Which positions of each window lie on the map: (windows, gh*gw) bool, or None where every position does."""
     if not _is_cut(H, W, grid):
         return None
-    on_map = torch.ones(1, H, W, 1, dtype=torch.bool, device=device)
-    return window_partition(on_map, grid)[0, :, :, 0]
-
-
-def _num_windows(H: int, W: int, grid: Tuple[int, int]) -> Tuple[int, int]:
-    return (H + grid[0] - 1) // grid[0], (W + grid[1] - 1) // grid[1]
+    return window_partition(torch.ones(1, H, W, 1, dtype=torch.bool, device=device), grid)[0, :, :, 0]
 
 
 def _is_cut(H: int, W: int, grid: Tuple[int, int]) -> bool:
@@ -255,24 +199,17 @@ def _avg_pool(x: Tensor, ratio: int) -> Tensor:
     return F.avg_pool2d(x, ratio, ceil_mode=True, count_include_pad=False)
 
 
-def _max_pool(x: Tensor, ratio: int) -> Tensor:
-    return F.max_pool2d(x, ratio, ceil_mode=True)
-
-
 def _upsample(x: Tensor, cell: int, H: int, W: int) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W): each position grows to cell x cell, what lies outside the map is cut off."""
     x = F.interpolate(x, size=(x.shape[2] * cell, x.shape[3] * cell), mode='bilinear', align_corners=False)
     return x[:, :, :H, :W]
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
+def _to_map(x: Tensor, like: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), in the memory format of another map."""
     # by strides, since a slice of the channels is contiguous in neither format
-    return torch.channels_last if x.stride(1) < x.stride(3) else torch.contiguous_format
-
-
-def _check_heads(channels: int, head_dim: int) -> None:
-    if head_dim < 1 or channels < 1 or channels % head_dim:
-        raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a positive divisor of {channels}')
+    is_last = like.stride(1) < like.stride(3)
+    return x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def _check_at_least_one(**sizes: int) -> None:

@@ -1,4 +1,4 @@
-"""Convolution blocks that widen, mix neighbours and narrow again. This file needs torch alone."""
+"""Convolution blocks that widen, mix neighbours and narrow again."""
 from typing import Callable, Optional
 
 from torch import Tensor, nn
@@ -9,8 +9,7 @@ class InvertedResidual(nn.Module):
     depthwise, narrow again; the caller adds the residual.
 
     Args:
-        channels: C.
-        expansion: width of the middle over C.
+        expansion: width of the middle over C, the channels.
         kernel_size: side of the depthwise kernel, odd.
         norm_layer: makes a norm from a channel count.
         pre_norm: False, as released TransCNN: a norm after each of the three convolutions. True, as released HAT-Net: one
@@ -23,12 +22,8 @@ class InvertedResidual(nn.Module):
         ValueError: ``kernel_size`` is even or below 1.
     """
 
-    def __init__(self,
-                 channels: int,
-                 expansion: int = 4,
-                 kernel_size: int = 3,
-                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
-                 pre_norm: bool = False) -> None:
+    def __init__(self, channels: int, expansion: int = 4, kernel_size: int = 3,
+                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d, pre_norm: bool = False) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f'kernel_size={kernel_size} is not allowed; choose an odd number, 1 or more')
@@ -52,8 +47,6 @@ class MobileInvertedResidual(nn.Module):
     """MobileNetV2's block: widen with a 1x1 convolution, mix positions channel by channel, narrow without activation.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         expansion: width of the middle over ``in_channels``; at 1 there is no widening convolution.
         stride: 1 or 2. At 1 with as many channels out as in, the input is added.
         norm_layer: makes a norm from a channel count.
@@ -65,20 +58,14 @@ class MobileInvertedResidual(nn.Module):
         (B, in_channels, H, W) -> (B, out_channels, ceil(H/stride), ceil(W/stride)).
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 expansion: int,
-                 stride: int = 1,
-                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
-                 act_layer: Callable[[], nn.Module] = nn.ReLU6,
-                 mixer: Optional[nn.Module] = None,
-                 drop_path: Optional[nn.Module] = None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, expansion: int, stride: int = 1,
+                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d, act_layer: Callable[[], nn.Module] = nn.ReLU6,
+                 mixer: Optional[nn.Module] = None, drop_path: Optional[nn.Module] = None) -> None:
         super().__init__()
         wide = in_channels * expansion
         self.adds_input = stride == 1 and in_channels == out_channels
-        self.expand = nn.Sequential(nn.Conv2d(in_channels, wide, 1, bias=False), norm_layer(wide),
-                                    act_layer()) if expansion > 1 else nn.Identity()
+        self.expand = nn.Identity() if expansion <= 1 else nn.Sequential(
+            nn.Conv2d(in_channels, wide, 1, bias=False), norm_layer(wide), act_layer())
         if mixer is None:
             mixer = nn.Conv2d(wide, wide, 3, stride=stride, padding=1, groups=wide, bias=False)
         self.depthwise = nn.Sequential(mixer, norm_layer(wide), act_layer())

@@ -1,4 +1,4 @@
-"""LayerNorm for maps. This file needs torch alone."""
+"""LayerNorm for maps."""
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -1,36 +1,18 @@
-"""MobileViT's block: a transformer over the patches of a map, between convolutions (arXiv 2110.02178).
-
-This file needs torch alone.
-"""
+"""MobileViT's block: a transformer over the patches of a map, between convolutions (arXiv 2110.02178)."""
 from typing import Callable, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend
+from .attention import attend_among
 from .tracing import is_symbolic
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm multi-head self-attention and MLP over sets of tokens.
+    """Pre-norm multi-head self-attention and MLP among the N tokens of each of P sets: (B, P, N, C) -> (B, P, N, C)."""
 
-    Args:
-        channels: C, a multiple of ``num_heads``.
-        num_heads: heads that share C.
-        mlp_ratio: width of the MLP over C.
-        dropout: rate behind attention and behind the MLP.
-        drop_path: what drops the residual branches in training.
-
-    Shape:
-        (B, P, N, C) -> (B, P, N, C); attention is among the N tokens of each of the P sets.
-    """
-
-    def __init__(self,
-                 channels: int,
-                 num_heads: int,
-                 mlp_ratio: int = 2,
-                 dropout: float = 0.,
+    def __init__(self, channels: int, num_heads: int, mlp_ratio: int = 2, dropout: float = 0.,
                  drop_path: Optional[nn.Module] = None) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -38,20 +20,15 @@ class TransformerLayer(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, channels * mlp_ratio), nn.SiLU(), nn.Linear(channels * mlp_ratio, channels))
+        self.mlp = nn.Sequential(nn.Linear(channels, channels * mlp_ratio), nn.SiLU(), nn.Linear(channels * mlp_ratio, channels))
         self.dropout = nn.Dropout(dropout)
         self.drop_path = drop_path or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.dropout(self.proj(self._attend(self.qkv(self.norm1(x))))))
+        sets = self.qkv(self.norm1(x)).flatten(0, 1)  # the fused kernels take four dimensions, with the heads
+        attended = attend_among(sets, self.num_heads).view(x.shape)
+        x = x + self.drop_path(self.dropout(self.proj(attended)))
         return x + self.drop_path(self.dropout(self.mlp(self.norm2(x))))
-
-    def _attend(self, qkv: Tensor) -> Tensor:
-        B, P, N, C = qkv.shape[:3] + (qkv.shape[3] // 3, )
-        # (B, P, N, 3C) -> three of (B*P, heads, N, C/heads): the fused kernels take four dimensions
-        q, k, v = qkv.view(B * P, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
-        return attend(q, k, v).transpose(1, 2).reshape(B, P, N, C)
 
 
 class MobileViTBlock(nn.Module):
@@ -84,15 +61,8 @@ class MobileViTBlock(nn.Module):
         ValueError: ``width`` is no multiple of ``num_heads``.
     """
 
-    def __init__(self,
-                 channels: int,
-                 width: int,
-                 depth: int,
-                 num_heads: int = 4,
-                 mlp_ratio: int = 2,
-                 patch_size: int = 2,
-                 dropout: float = 0.,
-                 norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    def __init__(self, channels: int, width: int, depth: int, num_heads: int = 4, mlp_ratio: int = 2, patch_size: int = 2,
+                 dropout: float = 0., norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d,
                  drop_path: Optional[nn.Module] = None) -> None:
         super().__init__()
         if width % num_heads:
@@ -105,8 +75,7 @@ class MobileViTBlock(nn.Module):
                 norm_layer(out_channels), nn.SiLU())
 
         self.local = nn.Sequential(conv(channels, channels, 3), nn.Conv2d(channels, width, 1, bias=False))
-        self.blocks = nn.Sequential(
-            *(TransformerLayer(width, num_heads, mlp_ratio, dropout, drop_path) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(TransformerLayer(width, num_heads, mlp_ratio, dropout, drop_path) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.project = conv(width, channels, 1)
         self.fuse = conv(2 * channels, channels, 3)
@@ -135,6 +104,5 @@ def unfold(x: Tensor, p: int) -> Tensor:
 
 def fold(tokens: Tensor, h: int, w: int, p: int) -> Tensor:
     """The inverse of `unfold`: (B, p*p, h*w, C) -> (B, C, h*p, w*p), channels_last."""
-    B, C = tokens.shape[0], tokens.shape[3]
-    x = tokens.view(B, p, p, h, w, C).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(B, h * p, w * p, C).permute(0, 3, 1, 2)
+    x = tokens.unflatten(2, (h, w)).unflatten(1, (p, p)).permute(0, 3, 1, 4, 2, 5)
+    return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)

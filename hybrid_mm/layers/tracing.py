@@ -1,4 +1,4 @@
-"""What records a network at the moment, if anything does: a compiler, a tracer or an export. This file needs torch alone."""
+"""What records a network at the moment, if anything does: a compiler, a tracer or an export."""
 import torch
 from torch.autograd import forward_ad
 

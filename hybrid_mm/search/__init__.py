@@ -11,7 +11,6 @@
     store       results on disk, safe from a kill
     results     ranking, configs of what was found, plot
     settings    the part `search` of a config
-    launch      what the tools in tools/search/ do
 
 The supernet and what follows it need OpenMMLab and are imported when they are used.
 """

@@ -11,7 +11,7 @@ This file needs the standard library alone.
 """
 import math
 from functools import lru_cache
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 from .space import GROUPS, Candidate, Row, SearchSpace
 
@@ -25,10 +25,9 @@ class CostModel:
 
     Args:
         embed_dims: D, a multiple of 3.
-        mode: as of `hybrid_mm.GLiT`: ``'image'``, one sequence with a class token, or ``'dense'``, a map in windows.
+        mode: ``'image'``, one sequence with a class token, or ``'dense'``, a map in windows.
         image_size: height and width in pixels, or one number for both.
-        window_size: as of GLiT.
-        global_blocks: as of GLiT.
+        window_size, global_blocks: see `hybrid_mm.GLiT`.
         num_classes: classes of the linear classifier that counts with the network; 0 for none. What a dense network has behind
             its backbone is the same for all candidates and is not counted.
         in_channels: channels of the image.
@@ -39,23 +38,16 @@ class CostModel:
         ValueError: an argument is outside of what is allowed.
     """
 
-    def __init__(self,
-                 embed_dims: int = 192,
-                 mode: str = 'image',
-                 image_size: Union[int, Sequence[int]] = 224,
-                 window_size: int = _GRID,
-                 global_blocks: Union[Sequence[int], str] = (3, 6, 9, 11),
-                 num_classes: int = 0,
-                 in_channels: int = 3,
-                 num_outputs: Optional[int] = None) -> None:
+    def __init__(self, embed_dims: int = 192, mode: str = 'image', image_size: Union[int, Sequence[int]] = 224,
+                 window_size: int = _GRID, global_blocks: Union[Sequence[int], str] = (3, 6, 9, 11), num_classes: int = 0,
+                 in_channels: int = 3, num_outputs: Optional[int] = None) -> None:
         if embed_dims < 1 or embed_dims % GROUPS:
             raise ValueError(f'embed_dims={embed_dims} is not allowed; choose a multiple of {GROUPS}')
         if mode not in ('image', 'dense'):
             raise ValueError(f"mode={mode!r} is unknown; choose from 'dense', 'image'")
         size = (image_size, ) * 2 if isinstance(image_size, int) else tuple(image_size)
         if len(size) != 2 or not all(isinstance(side, int) and side >= _PATCH_SIZE for side in size):
-            raise ValueError(f'image_size={image_size} is not allowed; give height and width in pixels, each {_PATCH_SIZE} or '
-                             'more')
+            raise ValueError(f'image_size={image_size} is not allowed; give height and width in pixels, {_PATCH_SIZE} or more')
         if window_size < 1:
             raise ValueError(f'window_size={window_size} is not allowed; choose 1 or more')
         if isinstance(global_blocks, str) and global_blocks != 'all':
@@ -71,7 +63,6 @@ class CostModel:
         self.map_size = tuple(-(-side // _PATCH_SIZE) for side in size)  # h, w
         self.num_tokens = math.prod(self.map_size) + (mode == 'image')
         self.block_macs = lru_cache(maxsize=None)(self._block_macs)
-        self.block_parameters = lru_cache(maxsize=None)(self._block_parameters)
 
     def macs(self, candidate: Candidate, counter: str = 'true') -> int:
         """MACs of an image, stem and classifier included.
@@ -85,7 +76,7 @@ class CostModel:
 
     def parameters(self, candidate: Candidate) -> int:
         """Parameters, stem, output norms and classifier included."""
-        return self._fixed_parameters() + sum(map(self.block_parameters, candidate))
+        return self._fixed_parameters() + sum(map(self._block_parameters, candidate))
 
     def macs_of_options(self, number: int, rows: Sequence[Row]) -> List[int]:
         """MACs of a block with each of some rows."""
@@ -93,28 +84,20 @@ class CostModel:
 
     def range(self, space: SearchSpace) -> Tuple[int, int]:
         """Smallest and largest MACs of a candidate of a space."""
-        return self._extreme(space, min), self._extreme(space, max)
+        macs = [self.macs_of_options(i, rows) for i, rows in enumerate(space.choices)]
+        return self._fixed_macs() + sum(map(min, macs)), self._fixed_macs() + sum(map(max, macs))
 
     def check_limit(self, limit: Optional[int], space: SearchSpace, name: str = 'the space') -> None:
-        """See that a candidate of the space keeps within a limit of MACs.
-
-        Args:
-            limit: MACs, or None.
-            space: the space.
-            name: what the message calls it.
+        """See that a candidate of the space, which the message calls by its name, keeps within a limit of MACs.
 
         Raises:
             ValueError: none does; the message says the smallest possible.
         """
-        smallest = self._extreme(space, min)
+        smallest, _ = self.range(space)
         if limit is not None and limit < smallest:
             # rounded up, so that the printed number is allowed
             raise ValueError(f'the limit of {limit / 1e9:g} G MACs is below every candidate of {name}; the smallest possible '
                              f'is {math.ceil(smallest / 1e3) / 1e6:.6f} G')
-
-    def _extreme(self, space: SearchSpace, choose: Callable) -> int:
-        return self._fixed_macs() + sum(
-            choose(self.macs_of_options(i, choices)) for i, choices in enumerate(space.choices))
 
     def _is_global(self, number: int) -> bool:
         return self.mode == 'image' or self.global_blocks == 'all' or number in self.global_blocks
@@ -126,8 +109,7 @@ class CostModel:
     def _fixed_parameters(self) -> int:
         D = self.embed_dims
         stem = D * (self.in_channels * _PATCH_SIZE**2 + 1) + _GRID**2 * D + (2 * D if self.mode == 'image' else 0)
-        head = (D + 1) * self.num_classes
-        return stem + 2 * D * self.num_outputs + head
+        return stem + 2 * D * self.num_outputs + (D + 1) * self.num_classes
 
     def _block_macs(self, row: Row, is_global: bool, counter: str) -> int:
         if counter not in _GATE_FACTORS:

@@ -40,8 +40,8 @@ class CandidateEvaluator:
         checkpoint: file with the trained weights of the model.
 
     Raises:
-        ValueError: the checkpoint is of another network; or a part of the validation data is asked for, but they are several
-            data sets in one.
+        ValueError: the checkpoint is of another network; or the validation data, of which ``val_images`` asks for a part, are
+            several data sets in one.
     """
 
     def __init__(self, cfg: Config, settings: SearchSettings, checkpoint: str) -> None:
@@ -53,34 +53,37 @@ class CandidateEvaluator:
         self._val_loader = _val_loader(cfg, settings)
         with _silent():
             self._evaluator = Evaluator(copy.deepcopy(cfg.val_evaluator))
-        self._evaluator.dataset_meta = self._val_loader.dataset.metainfo
-        _evaluate_part(self._evaluator, self._val_loader.dataset)
+        dataset = self._val_loader.dataset
+        self._evaluator.dataset_meta = dataset.metainfo
+        for metric in self._evaluator.metrics:  # COCO's counts all images of the annotation file otherwise
+            if hasattr(metric, '_coco_api') and hasattr(dataset, 'get_data_info'):
+                metric.img_ids = [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))]
         self._cached: Dict[str, List[Any]] = {}
 
     def __call__(self, candidate: Candidate) -> Dict[str, float]:
         """All metrics of a candidate by name."""
         self.model.backbone.set_path(candidate)
-        batches = self._batches('train', self._train_loader, self.settings.bn_batches)
-        reestimate_batchnorm(self.model, (self._preprocess(batch) for batch in batches))
-        self.model.eval()
+        # Without Mixup and CutMix, as in validation. MMSegmentation pads crops to one size only in its form for training.
+        batches = (self.model.data_preprocessor(batch, training=self.scope == 'mmseg')
+                   for batch in self._batches('train', self._train_loader, self.settings.bn_batches))
+        reestimate_batchnorm(self.model, batches)
         with torch.no_grad(), _silent():
             for batch in self._batches('val', self._val_loader):
                 self._evaluator.process(data_samples=self.model.val_step(batch), data_batch=batch)
             metrics = self._evaluator.evaluate(len(self._val_loader.dataset))
         return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, str)}
 
-    def _preprocess(self, batch: dict) -> dict:
-        # Without Mixup and CutMix, as in validation. MMSegmentation pads crops to one size only in its form for training.
-        return self.model.data_preprocessor(batch, training=self.scope == 'mmseg')
-
     def _batches(self, name: str, loader: DataLoader, number: Optional[int] = None) -> Iterable[dict]:
         """The same batches in each call and in each process, augmentation included."""
-        if name in self._cached:
-            return self._cached[name]
-        batches = _seeded(loader, number)
-        if self.settings.cache:
-            self._cached[name] = batches = list(batches)
-        return batches
+        if name not in self._cached:
+            random.seed(0)
+            np.random.seed(0)
+            torch.manual_seed(0)
+            batches = itertools.islice(loader, number)
+            if not self.settings.cache:
+                return batches
+            self._cached[name] = list(batches)
+        return self._cached[name]
 
 
 @torch.no_grad()
@@ -95,19 +98,18 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[dict]) -> None:
         batches: keyword arguments of its forward pass, preprocessed.
     """
     model.eval()
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not norms:
+    momenta = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    if not momenta:
         return
-    momenta = [norm.momentum for norm in norms]
     try:
-        for norm in norms:
+        for norm in momenta:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean
             norm.train()
         for batch in batches:
             model(**batch, mode='tensor')
     finally:
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum in momenta.items():
             norm.momentum = momentum
             norm.eval()
 
@@ -121,8 +123,7 @@ def load_supernet(cfg: Config, checkpoint: str) -> nn.Module:
     init_default_scope(cfg.default_scope)
     model = build_model(cfg, init='none')
     with quiet():
-        tensors = weights_in(_load_checkpoint(checkpoint, map_location='cpu'))
-    load_fitting(model, tensors, checkpoint)
+        load_fitting(model, weights_in(_load_checkpoint(checkpoint, map_location='cpu')), checkpoint)
     return model
 
 
@@ -130,8 +131,7 @@ def _train_loader(cfg: Config, settings: SearchSettings) -> DataLoader:
     loader = copy.deepcopy(cfg.train_dataloader)
     loader.pop('batch_sampler', None)
     # workers that persist draw other augmentations in each pass
-    loader.update(batch_size=settings.bn_batch_size, sampler=dict(type='DefaultSampler', shuffle=True),
-                  persistent_workers=False)
+    loader.update(batch_size=settings.bn_batch_size, sampler=dict(type='DefaultSampler', shuffle=True), persistent_workers=False)
     return _build_loader(loader, cfg)
 
 
@@ -156,22 +156,8 @@ def _build_loader(loader: dict, cfg: Config) -> DataLoader:
     return Runner.build_dataloader(loader, seed=0)
 
 
-def _evaluate_part(evaluator: Evaluator, dataset: Any) -> None:
-    """Let COCO's metric count the images of the data set alone, not all of the annotation file."""
-    for metric in evaluator.metrics:
-        if hasattr(metric, '_coco_api') and hasattr(dataset, 'get_data_info'):
-            metric.img_ids = [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))]
-
-
 @contextmanager
 def _silent() -> Iterator[None]:
     """No table for each candidate, and none of pycocotools' seconds."""
     with quiet(), redirect_stdout(io.StringIO()):
         yield
-
-
-def _seeded(loader: DataLoader, number: Optional[int]) -> Iterator[dict]:
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-    return itertools.islice(loader, number)

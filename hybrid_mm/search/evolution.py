@@ -6,8 +6,9 @@ hence make no difference.
 
 The procedure and its numbers follow the code of single-path one-shot search (SPOS, arXiv 1904.00420).
 """
-from functools import cached_property
-from typing import Callable, List, NamedTuple, Optional, Sequence, Set
+import itertools
+from functools import cached_property, partial
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
 
@@ -48,25 +49,16 @@ class RandomSearch:
             the smallest cost possible.
     """
 
-    def __init__(self,
-                 space: SearchSpace,
-                 cost: CostModel,
-                 limit: Optional[int] = None,
-                 seed: int = 0,
-                 population: int = 50,
-                 generations: int = 20,
-                 stage: str = 'random') -> None:
+    def __init__(self, space: SearchSpace, cost: CostModel, limit: Optional[int] = None, seed: int = 0, population: int = 50,
+                 generations: int = 20, stage: str = 'random') -> None:
         for name, value, least in (('seed', seed, 0), ('population', population, 1), ('generations', generations, 1)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f'{name}={value} is not allowed; choose a whole number, {least} or more')
         cost.check_limit(limit, space, f'the space of stage {stage!r}')
-        self.space = space
-        self.cost = cost
-        self.limit = limit
-        self.seed = seed
-        self.population = population
-        self.generations = generations
-        self.stage = stage
+        smallest, largest = cost.range(space)
+        self._spare = (largest if limit is None else limit) - smallest
+        self.space, self.cost, self.limit, self.seed = space, cost, limit, seed
+        self.population, self.generations, self.stage = population, generations, stage
 
     def propose(self, history: Sequence[Sequence[Evaluation]]) -> Generation:
         """The generation that follows a history.
@@ -88,30 +80,26 @@ class RandomSearch:
 
     def _fill(self, candidates: List[Candidate], rng: np.random.Generator, seen: Set[Candidate]) -> List[Candidate]:
         """Random ones behind the candidates, up to the population; fewer if the space has no more."""
+        makers = (self.space.draw, self._draw_within_limit)  # the second where few keep within the limit, or are left
         while len(candidates) < self.population:
-            new = self._try(lambda: self.space.draw(rng), _RANDOM_TRIES, seen)
-            if new is None:  # few keep within the limit, or are left
-                new = self._try(lambda: self._draw_within_limit(rng), _RANDOM_TRIES, seen)
+            new = next((c for make in makers for c in self._tries(partial(make, rng), _RANDOM_TRIES, seen)), None)
             if new is None:
                 break
             candidates.append(new)
         return candidates
 
-    def _try(self, make: Callable[[], Candidate], tries: int, seen: Set[Candidate]) -> Optional[Candidate]:
-        """The first of some tries that is legal, put among the seen ones; None if none is."""
+    def _tries(self, make: Callable[[], Candidate], tries: int, seen: Set[Candidate]) -> Iterator[Candidate]:
+        """Those of some tries that are within the limit and new, put among the seen ones."""
         for _ in range(tries):
             candidate = make()
             if candidate not in seen and (self.limit is None or self.cost.macs(candidate) <= self.limit):
                 seen.add(candidate)
-                return candidate
-        return None
+                yield candidate
 
     def _draw_within_limit(self, rng: np.random.Generator) -> Candidate:
         """A random candidate within the limit, drawn block by block in a random order: from the options that leave enough to
         the cheapest ones of the other blocks. Its chance is not that of all others."""
-        choices, (smallest, largest) = self.space.choices, self.cost.range(self.space)
-        spare = (largest if self.limit is None else self.limit) - smallest
-        rows = {}
+        choices, spare, rows = self.space.choices, self._spare, {}
         for i in rng.permutation(len(choices)).tolist():
             allowed = [k for k, extra in enumerate(self._extras[i]) if extra <= spare]
             k = allowed[int(rng.integers(len(allowed)))]
@@ -141,19 +129,9 @@ class Evolution(RandomSearch):
         others: see `RandomSearch`.
     """
 
-    def __init__(self,
-                 space: SearchSpace,
-                 cost: CostModel,
-                 limit: Optional[int] = None,
-                 seed: int = 0,
-                 population: int = 50,
-                 generations: int = 20,
-                 parents: int = 10,
-                 mutations: int = 25,
-                 crossovers: int = 25,
-                 mutation_rate: float = 0.1,
-                 tries: int = 10,
-                 stage: str = 'flat') -> None:
+    def __init__(self, space: SearchSpace, cost: CostModel, limit: Optional[int] = None, seed: int = 0, population: int = 50,
+                 generations: int = 20, parents: int = 10, mutations: int = 25, crossovers: int = 25,
+                 mutation_rate: float = 0.1, tries: int = 10, stage: str = 'flat') -> None:
         super().__init__(space, cost, limit, seed, population, generations, stage)
         for name, value, least in (('parents', parents, 1), ('mutations', mutations, 0), ('crossovers', crossovers, 0),
                                    ('tries', tries, 1)):
@@ -164,11 +142,8 @@ class Evolution(RandomSearch):
                              'fewer')
         if not 0 < mutation_rate <= 1:
             raise ValueError(f'mutation_rate={mutation_rate} is not allowed; choose above 0, up to 1')
-        self.parents = parents
-        self.mutations = mutations
-        self.crossovers = crossovers
-        self.mutation_rate = mutation_rate
-        self.tries = tries
+        self.parents, self.mutations, self.crossovers = parents, mutations, crossovers
+        self.mutation_rate, self.tries = mutation_rate, tries
 
     def _generation(self, rng: np.random.Generator, seen: Set[Candidate], past: List[Evaluation]) -> List[Candidate]:
         candidates: List[Candidate] = []
@@ -178,21 +153,10 @@ class Evolution(RandomSearch):
             def parent() -> Candidate:
                 return best[int(rng.integers(len(best)))]
 
-            def mutate() -> Candidate:
-                return self.space.mutate(parent(), rng, self.mutation_rate)
-
-            def cross() -> Candidate:
-                return self.space.cross(parent(), parent(), rng)
-
-            for make, wanted in ((mutate, self.mutations), (cross, self.crossovers)):
-                left = self.tries * wanted  # shared by the children, as in SPOS
-                children = 0
-                while children < wanted and left > 0:
-                    left -= 1
-                    child = self._try(make, 1, seen)
-                    if child is not None:
-                        candidates.append(child)
-                        children += 1
+            for make, wanted in ((lambda: self.space.mutate(parent(), rng, self.mutation_rate), self.mutations),
+                                 (lambda: self.space.cross(parent(), parent(), rng), self.crossovers)):
+                # the tries are shared by the children, as in SPOS
+                candidates += itertools.islice(self._tries(make, self.tries * wanted, seen), wanted)
         return self._fill(candidates, rng, seen)
 
 
@@ -214,9 +178,7 @@ class Hierarchical:
                  generations: int = 20, **kwargs) -> None:
         if not isinstance(generations, int) or generations < 2:
             raise ValueError(f'generations={generations} is not allowed; choose 2 or more, for two stages')
-        self.space = space
-        self.first_generations = generations - generations // 2
-        self.first = Evolution(space.with_details(details), cost, limit, seed, generations=self.first_generations,
+        self.first = Evolution(space.with_details(details), cost, limit, seed, generations=generations - generations // 2,
                                stage='distribution', **kwargs)
         self._second = lambda distribution: Evolution(
             space.with_distribution(distribution), cost, limit, seed, generations=generations // 2, stage='details', **kwargs)

@@ -24,22 +24,15 @@ def plot_search(path: Path, history: Sequence[Sequence[Evaluation]], metric: str
 
     Left: all evaluations over their MACs, by generation, the fronts after up to four of the generations, and the limit. Right:
     the best, the mean and the running best metric of each generation; a line stands between the stages.
-
-    Args:
-        path: file to write.
-        history: evaluations of each generation.
-        metric: its name.
-        limit: of MACs.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout='constrained')
     left, right = figure.subplots(1, 2)
-
     points = [(e.macs / 1e9, e.metric, number) for number, generation in enumerate(history, 1) for e in generation]
     if points:
-        macs, values, generations = zip(*points)
-        dots = left.scatter(macs, values, c=generations, s=12, cmap='viridis', alpha=0.7)
+        macs, metrics, generations = zip(*points)
+        dots = left.scatter(macs, metrics, c=generations, s=12, cmap='viridis', alpha=0.7)
         figure.colorbar(dots, ax=left, label='generation')
     last = len(history)
     for number in sorted({max(1, round(last * k / _NUM_FRONTS)) for k in range(1, _NUM_FRONTS + 1)} if last else ()):

@@ -8,7 +8,7 @@ from hybrid_mm.output import whole_file
 
 from .cost import CostModel
 from .plot import plot_search
-from .settings import SearchSettings, to_plain
+from .settings import SearchSettings
 from .space import distribution_of
 from .store import Evaluation
 
@@ -27,10 +27,8 @@ def write_results(folder: Path, cfg: Any, settings: SearchSettings, cost: CostMo
 
     Args:
         folder: the search folder.
-        cfg: config of the search.
-        settings: of the search.
-        cost: of its candidates.
-        history: evaluations of all generations.
+        cfg, settings, cost: config of the search, and what `settings` reads from it.
+        history: evaluations of each generation.
 
     Returns:
         The configs.
@@ -45,7 +43,7 @@ def write_results(folder: Path, cfg: Any, settings: SearchSettings, cost: CostMo
     for number, evaluation in enumerate(ranking[:settings.top], 1):
         configs.append(folder / f'found_{number}.py')
         _write(configs[-1], found_config(cfg, settings, evaluation, number))
-    plot_search(folder / 'search.png', history, settings.metric, settings.limit)
+    plot_search(folder / 'search.png', history, str(settings.metric), settings.limit)
     return configs
 
 
@@ -54,7 +52,7 @@ def found_config(cfg: Any, settings: SearchSettings, evaluation: Evaluation, num
 
     It is the config of the search with `hybrid_mm.GLiT` in the place of the supernet and what ``search.retrain`` says.
     """
-    cfg = type(cfg)(to_plain(cfg.to_dict()))
+    cfg = type(cfg)(cfg.to_dict())
     for name in ('search', 'find_unused_parameters', 'work_dir', 'launcher'):
         cfg.pop(name, None)
     backbone = cfg.model.backbone
@@ -62,26 +60,19 @@ def found_config(cfg: Any, settings: SearchSettings, evaluation: Evaluation, num
     backbone.pop('seed', None)
     backbone.arch = dict(embed_dims=backbone.arch.embed_dims, num_heads=backbone.arch.num_heads,
                          blocks=[list(row) for row in evaluation.candidate])
-    for name, value in to_plain(settings.retrain).items():
+    for name, value in settings.retrain.items():
         cfg[name] = value
-    head = (f'# Number {number} of a {settings.strategy} search with seed {settings.seed}: {settings.metric} '
+    return (f'# Number {number} of a {settings.strategy} search with seed {settings.seed}: {settings.metric} '
             f'{evaluation.metric:.4g} with the weights of the supernet,\n'
-            f'# {evaluation.macs / 1e9:.6f} G MACs, {evaluation.parameters:,} parameters\n')
-    return head + cfg.pretty_text
+            f'# {evaluation.macs / 1e9:.6f} G MACs, {evaluation.parameters:,} parameters\n{cfg.pretty_text}')
 
 
 def _table_row(number: int, evaluation: Evaluation, cost: CostModel) -> Dict[str, Any]:
     return dict(
-        rank=number,
-        metric=_defined(evaluation.metric),
-        gmacs=evaluation.macs / 1e9,
-        authors_gmacs=cost.macs(evaluation.candidate, 'authors') / 1e9,
-        parameters=evaluation.parameters,
-        stage=evaluation.stage,
-        generation=evaluation.generation,
-        distribution=distribution_of(evaluation.candidate),
-        blocks=evaluation.candidate,
-        metrics={name: _defined(value) for name, value in evaluation.metrics.items()})
+        rank=number, metric=_defined(evaluation.metric), gmacs=evaluation.macs / 1e9,
+        authors_gmacs=cost.macs(evaluation.candidate, 'authors') / 1e9, parameters=evaluation.parameters,
+        stage=evaluation.stage, generation=evaluation.generation, distribution=distribution_of(evaluation.candidate),
+        blocks=evaluation.candidate, metrics={name: _defined(value) for name, value in evaluation.metrics.items()})
 
 
 def _defined(value: float) -> Optional[float]:

@@ -3,7 +3,8 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Sequence, Union
+from functools import partial
+from typing import Any, Callable, Dict, Optional, Sequence, Union
 
 from hybrid_mm.backbones.glit import default_global_blocks
 
@@ -91,19 +92,18 @@ def read_settings(cfg: Any, **options: Any) -> SearchSettings:
     if backbone.get('type') != SUPERNET:
         raise ValueError(f'model.backbone.type={backbone.get("type")!r} of the config is not allowed; a search needs a '
                          f'{SUPERNET}')
-    given = dict(cfg.get('search') or {})
-    given.update((name, value) for name, value in options.items() if value is not None)
+    given = {'metric': _METRICS.get(cfg.get('default_scope')), **(cfg.to_dict().get('search') or {}),
+             **{name: value for name, value in options.items() if value is not None}}
     known = [f.name for f in dataclasses.fields(SearchSettings)]
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(f'search.{unknown[0]} of the config is unknown; choose from {", ".join(known)}')
-    given.setdefault('metric', _METRICS.get(cfg.get('default_scope')))
     return SearchSettings(**given)
 
 
 def read_space(cfg: Any) -> SearchSpace:
     """The space of the supernet of a config."""
-    return SearchSpace.from_cfg(to_plain(cfg.model.backbone.arch.space))
+    return SearchSpace.from_cfg(cfg.model.backbone.arch.space)
 
 
 def read_cost(cfg: Any, settings: SearchSettings) -> CostModel:
@@ -114,13 +114,9 @@ def read_cost(cfg: Any, settings: SearchSettings) -> CostModel:
     if given.get('global_blocks') is None:
         given['global_blocks'] = default_global_blocks(len(read_space(cfg).options))
     outputs = backbone.get('out_indices') or range(1 if mode == 'image' else 4)
-    return CostModel(
-        backbone.arch.embed_dims,
-        mode,
-        settings.image_size,
-        num_classes=head.get('num_classes', 0) if mode == 'image' else 0,
-        num_outputs=len(outputs) if backbone.get('out_norm', True) else 0,
-        **given)
+    return CostModel(backbone.arch.embed_dims, mode, settings.image_size,
+                     num_classes=head.get('num_classes', 0) if mode == 'image' else 0,
+                     num_outputs=len(outputs) if backbone.get('out_norm', True) else 0, **given)
 
 
 def build_strategy(settings: SearchSettings, space: SearchSpace, cost: CostModel) -> Union[RandomSearch, Hierarchical]:
@@ -129,74 +125,43 @@ def build_strategy(settings: SearchSettings, space: SearchSpace, cost: CostModel
     Raises:
         ValueError: no candidate keeps within the limit; the stage does not fit the space; or a number is not allowed.
     """
-    shared = dict(cost=cost, limit=settings.limit, seed=settings.seed, population=settings.population,
-                  generations=settings.generations)
     if settings.strategy == 'random':
-        return RandomSearch(space, **shared)
-    shared.update((name, getattr(settings, name)) for name in ('parents', 'mutations', 'crossovers', 'mutation_rate', 'tries'))
-    if settings.strategy == 'flat':
-        return Evolution(space, **shared)
-    stage = settings.stage or _open_stage(space)
+        return RandomSearch(space, cost, settings.limit, settings.seed, settings.population, settings.generations)
+    has_one_distribution = all(len({row[0] for row in rows}) == 1 for rows in space.choices)
+    stage = 'flat' if settings.strategy == 'flat' else settings.stage
+    if stage is None:  # what the space leaves open
+        has_details = all(len({row[0] for row in rows}) == len(rows) for rows in space.choices)
+        stage = 'details' if has_one_distribution else 'distribution' if has_details else 'all'
     if stage == 'distribution':
-        return Evolution(space.with_details(settings.details), stage=stage, **shared)
-    if stage == 'details':
-        if not _has_one_distribution(space):
-            raise ValueError("stage='details' needs a supernet with one G for each block; give "
-                             'model.backbone.arch.space.distribution')
-        return Evolution(space, stage=stage, **shared)
-    return Hierarchical(space, settings.details, **shared)
+        space = space.with_details(settings.details)
+    if stage == 'details' and not has_one_distribution:
+        raise ValueError("stage='details' needs a supernet with one G for each block; give "
+                         'model.backbone.arch.space.distribution')
+    make: Callable[..., Union[RandomSearch, Hierarchical]] = (
+        partial(Hierarchical, details=settings.details) if stage == 'all' else partial(Evolution, stage=stage))
+    return make(space, cost=cost, limit=settings.limit, seed=settings.seed, population=settings.population,
+                generations=settings.generations, parents=settings.parents, mutations=settings.mutations,
+                crossovers=settings.crossovers, mutation_rate=settings.mutation_rate, tries=settings.tries)
 
 
 def identity(cfg: Any, settings: SearchSettings, space: SearchSpace, checkpoint: str) -> Dict[str, Any]:
-    """What makes a search the one it is: the same values, and the same images, give the same results.
-
-    Args:
-        checkpoint: fingerprint of the supernet's weights.
-    """
+    """What makes a search the one it is: the same values, and the same images, give the same results. ``checkpoint`` is the
+    fingerprint of the supernet's weights."""
     names = ['seed', 'limit_gmacs', 'strategy', 'metric', 'image_size', 'population', 'bn_batches', 'bn_batch_size',
              'val_images']
     if settings.strategy != 'random':
         names += ['parents', 'mutations', 'crossovers', 'mutation_rate', 'tries']
     if settings.strategy == 'hierarchical':  # half of the generations are for each stage
         names += ['stage', 'details', 'generations']
-    values = {name: to_plain(getattr(settings, name)) for name in names}
-    return dict(space=f'{space!r} {space.fingerprint()}', **values, checkpoint=checkpoint, network=_fingerprint(_network(cfg)),
-                data=_fingerprint([_pipeline(cfg, split) for split in ('train', 'val')]))
-
-
-def _network(cfg: Any) -> dict:
-    """The model of a config without its space, which has a name of its own, and without the weights that it starts from."""
-    model = to_plain(cfg.model)
-    model['backbone'] = {key: value for key, value in model['backbone'].items() if key != 'init_cfg'}
-    model['backbone']['arch'] = {key: value for key, value in model['backbone']['arch'].items() if key != 'space'}
-    return model
-
-
-def _pipeline(cfg: Any, split: str) -> Any:
-    """What is done with the images of a split; the folder that they are in may move."""
-    return to_plain((cfg.get(f'{split}_dataloader') or {}).get('dataset', {}).get('pipeline'))
+    network = cfg.model.to_dict()  # without the weights that it starts from, and without its space, which has a name of its own
+    network['backbone'].pop('init_cfg', None)
+    network['backbone']['arch'].pop('space')
+    # what is done with the images; the folder that they are in may move
+    data = [(cfg.get(f'{split}_dataloader') or {}).get('dataset', {}).get('pipeline') for split in ('train', 'val')]
+    return dict(space=f'{space!r} {space.fingerprint()}', **{name: getattr(settings, name) for name in names},
+                checkpoint=checkpoint, network=_fingerprint(network), data=_fingerprint(data))
 
 
 def _fingerprint(value: Any) -> str:
     """A short name that tells nested values of a config from others."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()[:16]
-
-
-def to_plain(value: Any) -> Any:
-    """Dicts and lists of mmengine's config types as plain ones."""
-    if isinstance(value, dict):
-        return {key: to_plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        parts = [to_plain(part) for part in value]
-        return tuple(parts) if isinstance(value, tuple) else parts
-    return value
-
-
-def _has_one_distribution(space: SearchSpace) -> bool:
-    return all(len({row[0] for row in choices}) == 1 for choices in space.choices)
-
-
-def _open_stage(space: SearchSpace) -> str:
-    if _has_one_distribution(space):
-        return 'details'
-    return 'distribution' if all(len({row[0] for row in rows}) == len(rows) for rows in space.choices) else 'all'

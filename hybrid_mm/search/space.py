@@ -13,7 +13,8 @@ import hashlib
 import itertools
 import json
 import math
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from functools import cached_property
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -62,10 +63,7 @@ class SearchSpace:
         True
     """
 
-    def __init__(self,
-                 options: Union[str, Sequence],
-                 num_blocks: int = 12,
-                 details: Optional[Dict[str, float]] = None,
+    def __init__(self, options: Union[str, Sequence], num_blocks: int = 12, details: Optional[Dict[str, float]] = None,
                  distribution: Optional[Sequence[int]] = None) -> None:
         if not isinstance(num_blocks, int) or num_blocks < 1:
             raise ValueError(f'num_blocks={num_blocks} is not allowed; choose 1 or more')
@@ -75,18 +73,16 @@ class SearchSpace:
                                  f'alternatives, dicts with {", ".join(_CHOICES)}')
             options = OPTIONS[options]
         if not isinstance(options, (list, tuple)) or not options:
-            raise ValueError(f'options={options!r} is not allowed; give a list of alternatives, dicts with '
-                             f'{", ".join(_CHOICES)}')
+            raise ValueError(f'options={options!r} is not allowed; give a list of alternatives, dicts with {", ".join(_CHOICES)}')
         by_block = options if isinstance(options[0], (list, tuple)) else [options] * num_blocks
         if len(by_block) != num_blocks:
             raise ValueError(f'options has {len(by_block)} lists; give one a block, num_blocks={num_blocks}')
         self.options: Tuple[Tuple[Row, ...], ...] = tuple(
             tuple(row for alternative in block for row in _combinations(alternative)) for block in by_block)
         if details is not None:
-            self.options = self._with_details(details)
+            self.options = self.with_details(details).options
         if distribution is not None:
-            self.options = self._with_distribution(distribution)
-        self._choices = tuple(tuple(dict.fromkeys(block)) for block in self.options)
+            self.options = self.with_distribution(distribution).options
 
     @classmethod
     def from_cfg(cls, cfg: Dict[str, Any]) -> 'SearchSpace':
@@ -97,8 +93,7 @@ class SearchSpace:
         """
         allowed = ('options', 'num_blocks', 'details', 'distribution')
         if not isinstance(cfg, dict) or 'options' not in cfg or not set(cfg) <= set(allowed):
-            raise ValueError(f'space={cfg!r} is not allowed; give a dict with options and, if need be, '
-                             f'{", ".join(allowed[1:])}')
+            raise ValueError(f'space={cfg!r} is not allowed; give a dict with options and, if need be, {", ".join(allowed[1:])}')
         return cls(**cfg)
 
     # ---- size and parts ----
@@ -116,34 +111,22 @@ class SearchSpace:
     @property
     def num_networks(self) -> int:
         """Size in networks that differ."""
-        return math.prod(map(len, self._choices))
+        return math.prod(map(len, self.choices))
 
-    @property
+    @cached_property
     def choices(self) -> Tuple[Tuple[Row, ...], ...]:
         """Rows to choose from, for each block, each once."""
-        return self._choices
+        return tuple(tuple(dict.fromkeys(block)) for block in self.options)
 
     def with_details(self, details: Dict[str, float]) -> 'SearchSpace':
         """The space of distributions: G of each block as here, the same K, E, d_k and d_z everywhere."""
-        return self._like(self._with_details(details))
+        if sorted(details) != sorted(_CHOICES[1:]):
+            raise ValueError(f'details has {", ".join(sorted(details)) or "nothing"}; give exactly {", ".join(_CHOICES[1:])}')
+        values: List[Any] = [details[name] for name in _CHOICES[1:]]
+        return self._of(tuple(make_row(G, *values) for G in sorted({row[0] for row in block})) for block in self.options)
 
     def with_distribution(self, distribution: Sequence[int]) -> 'SearchSpace':
         """The space of details: those options of each block that have this G."""
-        return self._like(self._with_distribution(distribution))
-
-    def _like(self, options: Tuple[Tuple[Row, ...], ...]) -> 'SearchSpace':
-        space = SearchSpace.__new__(SearchSpace)
-        space.options = options
-        space._choices = tuple(tuple(dict.fromkeys(block)) for block in options)
-        return space
-
-    def _with_details(self, details: Dict[str, float]) -> Tuple[Tuple[Row, ...], ...]:
-        if sorted(details) != sorted(_CHOICES[1:]):
-            raise ValueError(f'details has {", ".join(sorted(details)) or "nothing"}; give exactly {", ".join(_CHOICES[1:])}')
-        values = [details[name] for name in _CHOICES[1:]]
-        return tuple(tuple(make_row(G, *values) for G in sorted({row[0] for row in block})) for block in self.options)
-
-    def _with_distribution(self, distribution: Sequence[int]) -> Tuple[Tuple[Row, ...], ...]:
         if len(distribution) != len(self.options):
             raise ValueError(f'distribution={tuple(distribution)} has {len(distribution)} values; give G of each of the '
                              f'{len(self.options)} blocks')
@@ -153,7 +136,13 @@ class SearchSpace:
             if not kept[-1]:
                 raise ValueError(f'distribution={tuple(distribution)} has G={G} for block {number}; choose from '
                                  f'{sorted({row[0] for row in block})}')
-        return tuple(kept)
+        return self._of(kept)
+
+    @staticmethod
+    def _of(options: Iterable[Tuple[Row, ...]]) -> 'SearchSpace':
+        space = SearchSpace.__new__(SearchSpace)
+        space.options = tuple(options)
+        return space
 
     # ---- candidates ----
 
@@ -166,7 +155,7 @@ class SearchSpace:
         if len(candidate) != self.num_blocks:
             raise ValueError(f'the candidate has {len(candidate)} rows; give {_ROW} for each of the {self.num_blocks} blocks')
         rows = []
-        for number, (row, choices) in enumerate(zip(candidate, self._choices)):
+        for number, (row, choices) in enumerate(zip(candidate, self.choices)):
             if len(row) != len(FIELDS):
                 raise ValueError(f'block {number} is {tuple(row)}; give {len(FIELDS)} values, {_ROW}')
             if row[0] + row[1] != GROUPS:
@@ -180,32 +169,25 @@ class SearchSpace:
 
     def first(self) -> Candidate:
         """The first option of each block."""
-        return tuple(choices[0] for choices in self._choices)
+        return tuple(choices[0] for choices in self.choices)
 
     def draw(self, rng: np.random.Generator) -> Candidate:
         """A random candidate: for each block, every combination of values has the same chance."""
-        return tuple(self._draw_row(rng, number) for number in range(self.num_blocks))
+        return tuple(options[int(rng.integers(len(options)))] for options in self.options)
 
     def mutate(self, candidate: Candidate, rng: np.random.Generator, rate: float) -> Candidate:
         """The candidate with each block drawn anew at a chance of ``rate``."""
         again = rng.random(self.num_blocks) < rate
-        return tuple(self._draw_row(rng, number) if again[number] else row for number, row in enumerate(candidate))
+        return tuple(options[int(rng.integers(len(options)))] if is_again else row
+                     for options, is_again, row in zip(self.options, again, candidate))
 
     def cross(self, one: Candidate, other: Candidate, rng: np.random.Generator) -> Candidate:
         """Each block from one of two candidates, with equal chances."""
         return tuple(rows[i] for rows, i in zip(zip(one, other), rng.integers(2, size=self.num_blocks)))
 
-    def _draw_row(self, rng: np.random.Generator, number: int) -> Row:
-        options = self.options[number]
-        return options[int(rng.integers(len(options)))]
-
-    def to_json(self) -> str:
-        """The space in one line, equal for equal spaces."""
-        return json.dumps(self.options, separators=(',', ':'))
-
     def fingerprint(self) -> str:
         """A short name that tells this space from others."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.options, separators=(',', ':')).encode()).hexdigest()[:16]
 
     def __eq__(self, other: Any) -> bool:
         return isinstance(other, SearchSpace) and self.options == other.options
@@ -231,7 +213,7 @@ def make_row(G: int, K: Optional[int], E: Optional[float], d_k: Optional[float],
         raise ValueError(f'K={K} is not allowed; choose an odd number, such as 31')
     if G == 0:
         d_k = None
-    ratios = dict(E=E, d_k=d_k, d_z=d_z)
+    ratios: Dict[str, Any] = dict(E=E, d_k=d_k, d_z=d_z)
     for name, value in ratios.items():
         is_absent = value is None and (name == 'E' and G == GROUPS or name == 'd_k' and G == 0)
         if not is_absent and not (isinstance(value, (int, float)) and value > 0):
@@ -258,7 +240,7 @@ def distribution_of(candidate: Candidate) -> Tuple[int, ...]:
 
 def _combinations(alternative: dict) -> List[Row]:
     """Rows of all combinations of the values of an alternative, in the order of its values."""
-    if not isinstance(alternative, dict) or not set(alternative) <= set(_CHOICES) or not {'G', 'd_z'} <= set(alternative):
+    if not isinstance(alternative, dict) or not {'G', 'd_z'} <= set(alternative) <= set(_CHOICES):
         raise ValueError(f'the alternative {alternative!r} is not allowed; give a dict with lists of {", ".join(_CHOICES)}, '
                          'of which G and d_z are always needed')
     values = []

@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
@@ -16,7 +17,7 @@ from hybrid_mm.output import whole_file
 from .space import Candidate, candidate_key, parse_key
 
 FILE_NAME = 'search.sqlite'
-_TABLES = """
+_TABLES = '''
 CREATE TABLE identity (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE evaluations (
     stage TEXT NOT NULL,
@@ -29,7 +30,7 @@ CREATE TABLE evaluations (
     finished REAL NOT NULL,
     PRIMARY KEY (stage, candidate)
 );
-"""
+'''
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Evaluation:
     Attributes:
         stage: part of the search that asked for it.
         candidate: rows (G, L, K, E, d_k, d_z).
-        generation: when it was proposed, from 0 in each stage.
+        generation: number of the one that proposed it, from 0 in each stage.
         metric: what the search maximises; NaN if the evaluator could not say, which ranks last.
         macs, parameters: its cost.
         metrics: everything that the evaluator returned.
@@ -88,8 +89,7 @@ class Store:
 
     def get(self, stage: str, candidate: Candidate) -> Optional[Evaluation]:
         """What is known of a candidate, or None."""
-        found = self._select('WHERE stage = ? AND candidate = ?', (stage, candidate_key(candidate)))
-        return found[0] if found else None
+        return next(iter(self._select('WHERE stage = ? AND candidate = ?', (stage, candidate_key(candidate)))), None)
 
     def all(self) -> List[Evaluation]:
         """All evaluations, in the order in which they finished."""
@@ -100,40 +100,35 @@ class Store:
 
     def _select(self, condition: str, values: tuple) -> List[Evaluation]:
         query = f'SELECT stage, candidate, generation, metric, macs, parameters, metrics FROM evaluations {condition}'
-        return [
-            Evaluation(stage, parse_key(key), generation, math.nan if metric is None else metric, macs, parameters,
-                       json.loads(metrics))
-            for stage, key, generation, metric, macs, parameters, metrics in self._connection.execute(query, values)
-        ]
+        return [Evaluation(stage, parse_key(key), generation, math.nan if metric is None else metric, macs, parameters,
+                           json.loads(metrics))
+                for stage, key, generation, metric, macs, parameters, metrics in self._connection.execute(query, values)]
 
     def _create(self, wanted: Dict[str, str]) -> None:
         """Make the file beside its place and move it there whole: a kill leaves a store, or none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(self.path) as partial:
             partial.unlink(missing_ok=True)
-            connection = _connect(partial)
-            with connection:
+            with closing(_connect(partial)) as connection, connection:
                 connection.executescript(_TABLES)
                 connection.executemany('INSERT INTO identity VALUES (?, ?)', sorted(wanted.items()))
-            connection.close()
 
     def _fits(self, wanted: Dict[str, str]) -> bool:
         """Whether the file is of this search; if it is of another one, it is False as long as there are no evaluations."""
         try:
-            connection = sqlite3.connect(f'{self.path.resolve().as_uri()}?mode=ro', uri=True)
-            try:
+            with closing(sqlite3.connect(f'{self.path.resolve().as_uri()}?mode=ro', uri=True)) as connection:
                 found = dict(connection.execute('SELECT name, value FROM identity'))
                 is_empty = connection.execute('SELECT count(*) FROM evaluations').fetchone() == (0, )
-            finally:
-                connection.close()
         except sqlite3.DatabaseError as error:
             raise ValueError(f'{self.path} is no store of a search ({error}); give another folder') from None
         for name in [*wanted, *sorted(found.keys() - wanted.keys())]:
             if wanted.get(name) != found.get(name) and is_empty:
                 return False
             if wanted.get(name) != found.get(name):
-                raise ValueError(f'{self.path.parent} holds a search with {name}={_shorten(found.get(name))}, not '
-                                 f'{_shorten(wanted.get(name))}; give another folder, or the settings of that search')
+                theirs, ours = (text if len(text) <= 100 else f'{text[:100]}...'
+                                for text in (found.get(name, 'nothing'), wanted.get(name, 'nothing')))
+                raise ValueError(f'{self.path.parent} holds a search with {name}={theirs}, not {ours}; give another folder, or '
+                                 'the settings of that search')
         return True
 
 
@@ -141,8 +136,3 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=60)
     connection.execute('PRAGMA synchronous = FULL')  # with the rollback journal: committed is on the disk
     return connection
-
-
-def _shorten(value: Optional[str], limit: int = 100) -> str:
-    value = 'nothing' if value is None else value
-    return value if len(value) <= limit else f'{value[:limit]}...'

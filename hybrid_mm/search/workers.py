@@ -14,15 +14,11 @@ from hybrid_mm.compat import flush_denormals, mend_torchvision
 
 from .space import Candidate
 
-_evaluate: Optional[Callable[[Candidate], Dict[str, float]]] = None  # of a process
+_evaluate: Callable[[Candidate], Dict[str, float]]  # of a process
 
 
 class Workers:
-    """A pool of processes with a `CandidateEvaluator` each; with one process, that of the caller does the work.
-
-    Args:
-        cfg, settings, checkpoint: as of `CandidateEvaluator`.
-        processes: number of processes.
+    """Some ``processes`` with a `CandidateEvaluator` of ``cfg``, ``settings`` and ``checkpoint`` each; the caller's own if one.
 
     Raises:
         ValueError: ``processes`` is below 1.
@@ -32,6 +28,7 @@ class Workers:
         if not isinstance(processes, int) or processes < 1:
             raise ValueError(f'processes={processes} is not allowed; choose 1 or more')
         self._args = cfg, settings, checkpoint
+        self._own: Optional[Callable] = None
         self._pool: Optional[ProcessPoolExecutor] = None
         if processes > 1:
             context = multiprocessing.get_context('spawn')
@@ -39,7 +36,6 @@ class Workers:
             for number in range(processes):
                 numbers.put(number)
             self._pool = ProcessPoolExecutor(processes, context, _start, (numbers, *self._args))
-        self._own: Optional[Callable] = None
 
     def evaluate(self, candidates: Sequence[Candidate]) -> Iterator[Tuple[Candidate, Dict[str, float]]]:
         """Each candidate with its metrics, in the order in which they are done.
@@ -62,16 +58,13 @@ class Workers:
             raise ChildProcessError('a process of the search died, perhaps for lack of memory; what was evaluated is kept: run '
                                     'the same command again, with fewer --processes if need be') from None
 
-    def close(self) -> None:
-        """End the processes; what they have not begun is dropped."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
     def __enter__(self) -> 'Workers':
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self.close()
+        """End the processes; what they have not begun is dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def _start(numbers: Any, cfg: Any, settings: Any, checkpoint: str) -> None:
@@ -87,7 +80,7 @@ def _work(candidate: Candidate) -> Dict[str, float]:
 
 def _end_with_parent() -> None:
     """A killed search leaves no process behind: they would wait for work for ever."""
-    wait([multiprocessing.parent_process().sentinel])
+    wait([multiprocessing.parent_process().sentinel])  # type: ignore[union-attr]  # a worker has a parent
     os._exit(1)
 
 

@@ -244,7 +244,8 @@ def test_nothing_stays_changed(count):
     from mmcv.ops.roi_align import RoIAlignFunction
 
     def patched():
-        return [RoIAlignFunction.forward, *(getattr(m, f'times_{name}') for m in (sinkhorn, plain) for name in ('rows', 'columns'))]
+        return [RoIAlignFunction.forward,
+                *(getattr(module, f'times_{name}') for module in (sinkhorn, plain) for name in ('rows', 'columns'))]
 
     before = patched()
     layers = nn.ModuleDict(dict(parc=ParC2d(2, 'H', 4), transport=SelfOptimalTransport2d(32, 9))).to('meta')

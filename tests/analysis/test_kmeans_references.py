@@ -6,9 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hybrid_mm.analysis.kmeans_references import (Sample, find_references, kmeans_references, mean_positions, order_of_centres,
-                                                  sample_tokens, spherical_kmeans)
+from hybrid_mm.analysis.kmeans_references import (
+    Sample,
+    find_references,
+    kmeans_references,
+    mean_positions,
+    order_of_centres,
+    sample_tokens,
+    spherical_kmeans,
+)
 from hybrid_mm.backbones import SeTformer
+from hybrid_mm.errors import SetupError
 from hybrid_mm.layers import SelfOptimalTransport2d
 
 ARCH = dict(channels=(16, 16, 32, 32), depths=(1, 1, 2, 1), mlp_ratio=1, head_dim=8)
@@ -21,6 +29,7 @@ def tiny(**kwargs):
 
 def identity(num_references, prior='2d'):
     """A token mixer of two heads whose values are its tokens."""
+    torch.manual_seed(0)  # of its references
     layer = SelfOptimalTransport2d(16, num_references, head_dim=8, prior=prior)
     torch.nn.init.eye_(layer.value.weight)
     torch.nn.init.zeros_(layer.value.bias)
@@ -165,14 +174,13 @@ def test_network_without_transport_is_named():
         next(kmeans_references(tiny(attention='softmax'), []))
 
 
-@pytest.mark.parametrize('module, prior', [('faiss', None), ('scipy.optimize', '2d')])
-def test_missing_library_is_named_before_the_pass(monkeypatch, module, prior):
+@pytest.mark.parametrize('module, prior, package', [('faiss', None, 'faiss-cpu'), ('scipy', '2d', 'scipy')])
+def test_missing_library_is_named_before_the_pass(monkeypatch, module, prior, package):
     monkeypatch.setitem(sys.modules, module, None)
 
     def images():
         raise AssertionError('the images were read')
         yield
 
-    name = dict(faiss='faiss-cpu').get(module, 'scipy')
-    with pytest.raises(ImportError, match=f'not installed here; run `pip install {name}`'):
+    with pytest.raises(SetupError, match=f'needs {module}, not installed here; run `pip install {package}`'):
         next(kmeans_references(tiny(prior=prior), images()))

@@ -9,7 +9,7 @@ import hybrid_mm
 KINDS = ['maskrcnn_transcnn_b.py', 'maskrcnn_glit_t_3x.py', 'cascade_maskrcnn_parc_r50_baseline_3x.py', 'upernet_hatnet_s.py',
          'upernet_setformer_m.py', 'imagenet_parcnet_s.py', 'imagenet_glit_t.py', 'maskrcnn_parc_r50_shapes.py',
          'upernet_setformer_m_softmax_shapes.py', 'imagenet_glit_t_details.py', 'upernet_glit_shapes_search.py']
-PROJECT = """
+PROJECT = '''
 _base_ = [{base}]
 train_pipeline = [dict(step) for step in _base_.train_pipeline]
 train_dataloader = dict(batch_size=3, dataset=dict(pipeline=train_pipeline))
@@ -18,7 +18,7 @@ train_cfg = dict(val_interval=7)
 default_hooks = dict(checkpoint=dict(interval=2))
 optim_wrapper = dict(optimizer=dict(lr=2 * _base_.optim_wrapper.optimizer.lr))
 scope = _base_.default_scope
-"""
+'''
 
 
 def paths(name):

@@ -9,7 +9,6 @@ from mmengine.optim import CosineAnnealingLR
 from mmengine.registry import DATA_SAMPLERS, HOOKS, MODELS, DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 # ---- models ----
 
 

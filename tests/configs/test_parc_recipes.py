@@ -5,8 +5,18 @@ import mmdet
 import mmpretrain
 import mmseg
 import pytest
-from configs.shipped import (CONVNETS, CONVNEXTS, PARC, PARCNETS, PUBLISHED, STOCK_PARTS, assert_same, for_each, load,
-                             weight_decays)
+from configs.shipped import (
+    CONVNETS,
+    CONVNEXTS,
+    PARC,
+    PARCNETS,
+    PUBLISHED,
+    STOCK_PARTS,
+    assert_same,
+    for_each,
+    load,
+    weight_decays,
+)
 from mmengine import Config
 from mmengine.registry import HOOKS, DefaultScope
 

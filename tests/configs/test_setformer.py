@@ -5,12 +5,21 @@ from pathlib import Path
 import mmpretrain
 import pytest
 import torch
-from configs.shipped import (SETFORMERS, SETFORMER_DENSE, SETFORMER_SETTINGS, STOCK_PARTS, assert_same, build, flatten,
-                             for_each, load, weight_decays)
+from configs.shipped import (
+    SETFORMER_DENSE,
+    SETFORMER_SETTINGS,
+    SETFORMERS,
+    STOCK_PARTS,
+    assert_same,
+    build,
+    flatten,
+    for_each,
+    load,
+    weight_decays,
+)
 from mmengine import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
-
 
 # ---- models ----
 

@@ -4,7 +4,6 @@ from configs.shipped import CONVNEXTS, GLITS, LEAVES, PARC, RELEASES, build, for
 from mmengine.registry import HOOKS
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 # ---- models ----
 
 

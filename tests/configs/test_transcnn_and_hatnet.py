@@ -10,7 +10,6 @@ from mmengine import Config
 from mmengine.optim import build_optim_wrapper
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 # ---- models ----
 
 

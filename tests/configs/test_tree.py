@@ -6,9 +6,30 @@ from unittest import mock
 
 import pytest
 import torch
-from configs.shipped import (BASELINES, CONFIGS, FILES, GLITS, LEAVES, OLD, PARC, PARC_SETTINGS, PUBLISHED, RELEASES, SETFORMERS,
-                             SETFORMER_SETTINGS, SETTINGS, SHAPES, build, class_names, flatten, for_each, load, read,
-                             registered, stages)
+from configs.shipped import (
+    BASELINES,
+    CONFIGS,
+    FILES,
+    GLITS,
+    LEAVES,
+    OLD,
+    PARC,
+    PARC_SETTINGS,
+    PUBLISHED,
+    RELEASES,
+    SETFORMER_SETTINGS,
+    SETFORMERS,
+    SETTINGS,
+    SHAPES,
+    build,
+    class_names,
+    flatten,
+    for_each,
+    load,
+    read,
+    registered,
+    stages,
+)
 from mmengine import Config
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS, TRANSFORMS, VISUALIZERS, DefaultScope
 

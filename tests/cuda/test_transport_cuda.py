@@ -9,11 +9,10 @@ import warnings
 import pytest
 import torch
 from layers.attention_cases import TOLERANCES, assert_precise, outputs_and_gradients
-from torch.nn.functional import normalize
+from layers.transport_cases import inputs_of, run
 
 from hybrid_mm.layers import SelfOptimalTransport2d
 from hybrid_mm.layers.transport import choice, plain
-from hybrid_mm.layers.transport.definition import Similarity, position_prior_1d, position_prior_2d
 
 # kind, eps, prior, padding, iterations, (B, h, n), m, d, k
 CASES = {
@@ -43,47 +42,25 @@ def kernels(device):
     return fused.transport
 
 
-def run(way, tensors, case, device, dtype):
-    """Output, and gradients of values, keys and references."""
-    kind, eps, prior, padding, iterations, (B, h, n), m, d, k = case
-    *tensors, weight = [tensor.to(device, dtype).requires_grad_() for tensor in tensors]
-    values, keys, references = tensors
-    mask = None
-    if padding:  # of the first sequence the end, of the second all, of others nothing
-        mask = torch.arange(n, device=device) < torch.tensor([n * 2 // 3, 0, n], device=device)[:B, None]
-    if prior == '1d':
-        prior = position_prior_1d(n, m, 0.5, values, mask)
-    elif prior == '2d':
-        height = max(i for i in range(1, int(n**0.5) + 1) if n % i == 0)
-        prior = position_prior_2d((height, n // height), m, 0.5, values)
-    out = way(values, normalize(keys, dim=-1), normalize(references, dim=-1), Similarity(kind, 0.5, eps), iterations, prior, mask)
-    return [out.detach(), *torch.autograd.grad((out * weight).sum(), tensors)]
-
-
-def make(case, device):
-    """The case, small where Triton's interpreter runs it, and its tensors."""
+def fit(case, device):
+    """The case, small where Triton's interpreter runs it."""
     *settings, (B, h, n), m, d, k = case
-    if device.type == 'cpu':
-        B, h, n = min(B, 2), min(h, 2), min(n, 40)
-    options = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    # tokens in front of heads in memory, as the linear layer writes them
-    tensors = [torch.randn(B, n, h, d, **options).transpose(1, 2), torch.randn(B, h, n, k, **options),
-               torch.randn(h, m, k, **options), torch.randn(B, h, n, d, **options)]
-    return (*settings, (B, h, n), m, d, k), tensors
+    return (*settings, (min(B, 2), min(h, 2), min(n, 40)) if device.type == 'cpu' else (B, h, n), m, d, k)
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_kernels_equal_the_plain_path_in_float64(device, kernels, case):
-    case, tensors = make(CASES[case], device)
-    ours = run(kernels, tensors, case, device, torch.float32)
-    theirs = run(plain.transport, tensors, case, device, torch.float64)
+    case = fit(CASES[case], device)
+    tensors = inputs_of(case)
+    ours = run(kernels, tensors, case, torch.float32, device)
+    theirs = run(plain.transport, tensors, case, torch.float64, device)
     for name, a, b in zip(('output', 'values', 'keys', 'references'), ours, theirs):
         assert (a - b).abs().max() <= 1e-4 * b.abs().max().clamp(min=1e-6), name
 
 
 def test_a_run_repeats_bit_by_bit(device, kernels):
-    case, tensors = make(CASES['mini, stage 1'], device)
-    first, second = (run(kernels, tensors, case, device, torch.float32) for _ in range(2))
+    case = fit(CASES['mini, stage 1'], device)
+    first, second = (run(kernels, inputs_of(case), case, torch.float32, device) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
@@ -124,10 +101,10 @@ def test_module_agrees_with_float64(device, backend, form):
 def test_kernels_store_no_array_of_tokens_and_references(device, kernels):
     if device.type != 'cuda':
         pytest.skip('memory is that of a GPU')
-    case, tensors = make(('gaussian', 0.03, '1d', False, 10, (1, 1, 65536), 196, 32, 32), device)
-    tensors = [tensor.to(device, torch.float32) for tensor in tensors]
+    case = 'gaussian', 0.03, '1d', False, 10, (1, 1, 65536), 196, 32, 32
+    tensors = [tensor.to(device, torch.float32) for tensor in inputs_of(case)]
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    run(kernels, tensors, case, device, torch.float32)
+    run(kernels, tensors, case, torch.float32, device)
     # a dozen arrays of tokens, and parts that are no larger
     assert torch.cuda.max_memory_allocated(device) - before < 4 * 65536 * 32 * 24 < 4 * 65536 * 196 * 4

@@ -34,7 +34,8 @@ def train(make_runner, tmp_path):
         train_cfg = (dict(by_epoch=True, max_epochs=length, val_interval=1) if hook.get('by_epoch', True) else
                      dict(by_epoch=False, max_iters=4 * length, val_interval=4))
         hook['interval'] = train_cfg['val_interval']
-        make_runner(train_cfg, validate=True, default_hooks=dict(checkpoint=hook), val_evaluator=[Rising(metric)], **options).train()
+        hooks = dict(checkpoint=hook)
+        make_runner(train_cfg, validate=True, default_hooks=hooks, val_evaluator=[Rising(metric)], **options).train()
         return {path.name for path in (tmp_path / 'work').glob('*.pth')}
 
     return run

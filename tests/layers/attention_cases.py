@@ -4,8 +4,20 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
-from hybrid_mm.layers import (HMHSA, ConvDownsampling, DropPath, GlobalLocal, GlobalLocalBlock, InvertedResidual, IterativeHMHSA,
-                              LayerNorm2d, MobileInvertedResidual, MobileViTBlock, SelfOptimalTransport2d, TwoBranchDownsampling)
+from hybrid_mm.layers import (
+    HMHSA,
+    ConvDownsampling,
+    DropPath,
+    GlobalLocal,
+    GlobalLocalBlock,
+    InvertedResidual,
+    IterativeHMHSA,
+    LayerNorm2d,
+    MobileInvertedResidual,
+    MobileViTBlock,
+    SelfOptimalTransport2d,
+    TwoBranchDownsampling,
+)
 
 
 def group_norm(channels):

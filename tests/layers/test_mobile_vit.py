@@ -35,9 +35,11 @@ def test_attention_equals_torchs_module():
     theirs = torch.nn.MultiheadAttention(12, 3, batch_first=True).double()
     theirs.in_proj_weight.data, theirs.in_proj_bias.data = layer.qkv.weight.data, layer.qkv.bias.data
     theirs.out_proj = layer.proj
-    x = torch.randn(6, 7, 12, dtype=torch.float64)
-    ours = layer.proj(layer._attend(layer.qkv(x.view(2, 3, 7, 12)))).view(6, 7, 12)
-    torch.testing.assert_close(ours, theirs(x, x, x)[0], rtol=1e-10, atol=1e-12)
+    torch.nn.init.zeros_(layer.mlp[2].weight)
+    torch.nn.init.zeros_(layer.mlp[2].bias)
+    x = torch.randn(2, 3, 7, 12, dtype=torch.float64)
+    sets = layer.norm1(x).view(6, 7, 12)
+    torch.testing.assert_close(layer(x) - x, theirs(sets, sets, sets)[0].view(x.shape), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (4, 4), (5, 4), (3, 7)], ids=str)

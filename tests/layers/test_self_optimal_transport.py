@@ -4,17 +4,27 @@ import re
 
 import pytest
 import torch
-from layers.transport_cases import (CASES, LOG, MATRIX, WAYS, assert_close, assert_equals_the_definition, make, recovered_plan,
-                                    results, tokens_of, unit_vectors)
+from layers.transport_cases import (
+    CASES,
+    LOG,
+    MATRIX,
+    WAYS,
+    assert_close,
+    assert_equals_the_definition,
+    make,
+    recovered_plan,
+    results,
+    tokens_of,
+    transport,
+    unit_vectors,
+)
 from reference import optimal_transport as definition
 from torch.autograd import gradcheck
 
 from hybrid_mm.layers import SelfOptimalTransport, SelfOptimalTransport2d
 from hybrid_mm.layers.transport import definition as problem
-from hybrid_mm.layers.transport.choice import transport
 from hybrid_mm.layers.transport.definition import Similarity
 from hybrid_mm.layers.transport.plain import plan
-
 
 # ---- the definition ----
 
@@ -326,7 +336,7 @@ def test_recomputation_changes_no_value(way):
     (dict(tau=-1), 'tau=-1 is not allowed; choose a number above 0'),
     (dict(iterations=0), 'iterations=0 is not allowed; choose a whole number, 1 or more'),
     (dict(iterations=2.5), 'iterations=2.5 is not allowed'),
-    (dict(head_dim=12), 'head_dim=12 does not divide channels=16; choose a divisor of the channels'),
+    (dict(head_dim=12), 'head_dim=12 does not divide channels=16; choose a positive divisor of 16'),
     (dict(head_dim=32), 'head_dim=32 does not divide channels=16'),
     (dict(head_dim=0), 'head_dim=0 does not divide channels=16'),
     (dict(num_references=48, prior='2d'), "num_references=48 is not allowed with prior='2d', .* choose a square such as 36"),

@@ -4,12 +4,11 @@ import math
 import ot
 import pytest
 import torch
-from layers.transport_cases import LOG, MATRIX, assert_close, make, recovered_plan, tokens_of, unit_vectors
+from layers.transport_cases import LOG, MATRIX, assert_close, make, recovered_plan, tokens_of, transport, unit_vectors
 from reference import optimal_transport as definition
 
-from hybrid_mm.layers.transport.choice import transport
 from hybrid_mm.layers.transport.definition import Similarity, position_prior_1d, position_prior_2d, row_entropy
-from hybrid_mm.layers.transport.plain import plan, pooled
+from hybrid_mm.layers.transport.plain import plan, pool
 
 
 @pytest.mark.parametrize('eps', [MATRIX, 0.03, LOG])
@@ -87,7 +86,7 @@ def test_with_a_prior_both_ways_are_weighted_means(eps, tau, iterations):
     constant = torch.tensor([1., -3.], dtype=torch.float64).expand(2, 3, 20, 2)
     for prior, real in ((position_prior_1d(20, 9, tau, keys), None), (position_prior_2d((4, 5), 9, tau, keys), None),
                         (position_prior_1d(20, 9, tau, keys, mask), mask)):
-        cells = pooled(constant, keys, references, similarity, iterations, prior, real)
+        cells = pool(constant, keys, references, similarity, iterations, prior, real)[0]
         torch.testing.assert_close(cells, constant[:, :, :9], rtol=1e-12, atol=0)
         out = transport(constant, keys, references, similarity, iterations, prior, real)
         torch.testing.assert_close(out, constant if real is None else constant * real[:, None, :, None], rtol=1e-12, atol=0)

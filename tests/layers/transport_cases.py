@@ -1,9 +1,12 @@
 """What the tests of self-optimal transport share: layers, tokens, and the comparison with the definition."""
 import torch
 from reference import optimal_transport as definition
+from torch.nn.functional import normalize
 
 from hybrid_mm.layers import SelfOptimalTransport
-from hybrid_mm.layers.transport.plain import pooled
+from hybrid_mm.layers.transport.choice import choose
+from hybrid_mm.layers.transport.definition import Similarity, position_prior_1d, position_prior_2d
+from hybrid_mm.layers.transport.plain import pool
 
 PRECISE = 1e-9
 MATRIX, LOG = 0.1, 0.01  # eps: exp(similarity / eps) within the range of float32, and beyond it
@@ -29,7 +32,7 @@ def tokens_of(n, channels=16, batch=2, dtype=torch.float64):
 
 def unit_vectors(*shape, seed=0):
     torch.manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(*shape, dtype=torch.float64), dim=-1)
+    return normalize(torch.randn(*shape, dtype=torch.float64), dim=-1)
 
 
 def results(function, x, parameters):
@@ -52,7 +55,42 @@ def assert_equals_the_definition(layer, settings, x, mask=None, size=None):
         results(lambda x: definition.self_optimal_transport(layer, x, mask, size, **settings), x, parameters))
 
 
+def transport(values, keys, references, similarity, iterations, prior=None, mask=None):
+    """By the way that a module would take."""
+    way = choose(values, references, similarity, prior, mask)
+    return way(values, keys, references, similarity, iterations, prior, mask)
+
+
 def recovered_plan(keys, references, similarity, iterations):
     """T from what the references collect of one-hot values, m T^T: the plan that the values travel along."""
     one_hot = torch.eye(keys.shape[-2], dtype=keys.dtype).expand(*keys.shape[:-1], -1)
-    return pooled(one_hot, keys, references, similarity, iterations).transpose(-1, -2) / references.shape[-2]
+    return pool(one_hot, keys, references, similarity, iterations)[0].transpose(-1, -2) / references.shape[-2]
+
+
+# ---- the kernels: cases are kind, eps, prior, padding, iterations, (B, h, n), m, d, k ----
+
+
+def inputs_of(case):
+    """Values, keys, references and a cotangent of the output, in float64."""
+    *_, (B, h, n), m, d, k = case
+    options = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # tokens in front of heads in memory, as the linear layer writes them
+    return [torch.randn(B, n, h, d, **options).transpose(1, 2), torch.randn(B, h, n, k, **options),
+            torch.randn(h, m, k, **options), torch.randn(B, h, n, d, **options)]
+
+
+def run(way, tensors, case, dtype, device='cpu'):
+    """Output, and gradients of values, keys and references."""
+    kind, eps, prior, padding, iterations, (B, _, n), m, *_ = case
+    *tensors, weight = [tensor.to(device, dtype).requires_grad_() for tensor in tensors]
+    values, keys, references = tensors
+    mask = None
+    if padding:  # of the first sequence the end, of the second all, of others nothing
+        mask = torch.arange(n, device=device) < torch.tensor([n * 2 // 3, 0, n], device=device)[:B, None]
+    if prior == '1d':
+        prior = position_prior_1d(n, m, 0.5, values, mask)
+    elif prior == '2d':
+        height = max(i for i in range(1, int(n**0.5) + 1) if n % i == 0)
+        prior = position_prior_2d((height, n // height), m, 0.5, values)
+    out = way(values, normalize(keys, dim=-1), normalize(references, dim=-1), Similarity(kind, 0.5, eps), iterations, prior, mask)
+    return [out.detach(), *torch.autograd.grad((out * weight).sum(), tensors)]

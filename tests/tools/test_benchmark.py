@@ -87,7 +87,7 @@ def test_table_and_file_agree(benchmark, tiny):
     printed, found = benchmark(tiny('detector'), tiny('segmentor'), tiny('classifier'), '--rounds', '3')
     how = {key: value for key, value in found.items() if key not in ('networks', 'versions', 'hardware')}
     assert how == dict(mode='inference', part='network', batch_size=1, dtype='float32', compile=False, channels_last=False,
-                       rounds=3, device='cpu', threads=torch.get_num_threads())
+                       memory_format=None, rounds=3, device='cpu', threads=torch.get_num_threads())
     assert found['versions']['torch'] == torch.__version__ and found['versions']['hybrid_mm'] == hybrid_mm.__version__
     assert {'python', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'numpy'} < set(found['versions'])
     assert f'inference, whole network, batch of 1, float32; 3 rounds on cpu ({found["hardware"]}, ' in printed
@@ -187,11 +187,36 @@ def test_channels_last_ends_at_the_backbone(benchmark, resnet, when_built, model
 
     when_built(watch)
     benchmark(resnet)
-    benchmark(resnet, '--channels-last')
+    printed, found = benchmark(resnet, '--channels-last')
+    assert ', channels last; ' in printed and (found['channels_last'], found['memory_format']) == (True, 'channels_last')
     assert [x.is_contiguous(memory_format=torch.channels_last) for x in inside] == 4 * [False] + 4 * [True]
     assert models[1].backbone.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(x.is_contiguous() for x in outside)
     torch.testing.assert_close(outside[-1], outside[0], rtol=1e-4, atol=1e-5)
+
+
+def test_our_backbones_take_the_memory_format_as_their_argument(benchmark, tiny, when_built):
+    inside = []
+    when_built(lambda model: model.backbone.stem.register_forward_pre_hook(lambda _, inputs: inside.append(
+        (model.backbone.memory_format, inputs[0].is_contiguous(memory_format=torch.channels_last)))))
+    contiguous = ['--cfg-options', 'model.backbone.memory_format=contiguous']
+    for args, expected in [(contiguous, ('contiguous', False)),
+                           (['--memory-format', 'contiguous'], ('contiguous', False)),
+                           (['--memory-format', 'auto', *contiguous], ('auto', True)),
+                           (['--channels-last', *contiguous], ('channels_last', True))]:
+        inside.clear()
+        printed, found = benchmark(tiny('classifier'), *args)
+        assert set(inside) == {expected}
+        given = expected[0] if args != contiguous else None
+        assert (found['memory_format'], found['channels_last']) == (given, given == 'channels_last')
+        assert (', memory format ' in printed) == (given in ('auto', 'contiguous'))
+
+
+def test_another_backbone_stays_contiguous_unless_it_is_to_be_channels_last(benchmark, resnet, models):
+    for memory_format in ('auto', 'contiguous', 'channels_last'):
+        benchmark(resnet, '--memory-format', memory_format)
+    weights = [model.backbone.conv1.weight for model in models]
+    assert [x.is_contiguous(memory_format=torch.channels_last) for x in weights] == [False, False, True]
 
 
 @pytest.mark.parametrize('train', [False, True])
@@ -328,9 +353,3 @@ def test_a_roi_head_of_another_kind_is_refused(benchmark):
     htc = osp.join(osp.dirname(mmdet.__file__), '.mim', 'configs', 'htc', 'htc-without-semantic_r50_fpn_1x_coco.py')
     with pytest.raises(SystemExit, match=r'^Error: htc-w.*py: roi_head of type HybridTaskCascadeRoIHead cannot be measured; '):
         benchmark(htc)
-
-
-def test_the_tool_prints_the_sentence_and_fails(run_tool, tmp_path):
-    result = run_tool('analysis/benchmark.py', 'no.py', check=False, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (1, '')
-    assert result.stderr == 'Error: the config no.py does not exist; give the path of a file\n'

@@ -153,9 +153,3 @@ def test_an_existing_file_is_overwritten_by_force_alone(work_dir, tmp_path):
     assert (tmp_path / 'curves.png').read_text() == 'old'
     main(['net', '--force'])
     assert cv2.imread('curves.png') is not None
-
-
-def test_the_tool_prints_the_sentence_and_fails(run_tool, tmp_path):
-    result = run_tool('analysis/plot_logs.py', 'net', check=False, cwd=tmp_path)
-    assert result.returncode == 1
-    assert result.stderr == 'Error: the work folder net does not exist; give that of a training\n'

@@ -30,11 +30,11 @@ search, supernet_train, retrain = (partial(commands.main, name) for name in ('se
 
 allow_training_checkpoints()
 
-BACKBONE = """dict(
+BACKBONE = '''dict(
     _delete_=True, type='hybrid_mm.GLiTSupernet', mode={mode!r}, global_blocks=(), arch=dict(
         embed_dims=12, num_heads=3,
-        space=dict(options=[dict(G=[0, 1, 2, 3], K=[3], E=[1, 2], d_k=[1], d_z=[1])], num_blocks=4)))"""
-DETECTOR = f"""
+        space=dict(options=[dict(G=[0, 1, 2, 3], K=[3], E=[1, 2], d_k=[1], d_z=[1])], num_blocks=4)))'''
+DETECTOR = f'''
 _base_ = [__import__('hybrid_mm').config_path('maskrcnn_setformer_m_shapes.py')]
 model = dict(
     backbone={BACKBONE.format(mode='dense')},
@@ -44,8 +44,8 @@ data_root = '{{shapes}}/coco/'
 train_dataloader = dict(dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
-"""
-CLASSIFIER = f"""
+'''
+CLASSIFIER = f'''
 _base_ = [__import__('hybrid_mm').config_path('imagenet_transcnn_s.py')]
 model = dict(backbone={BACKBONE.format(mode='image')}, neck=None, head=dict(in_channels=12, num_classes=2))
 data_preprocessor = dict(num_classes=2)
@@ -55,7 +55,7 @@ dataset = dict(
 train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
 val_evaluator = dict(topk=(1, ))
-"""
+'''
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_what_a_search_finds_is_written_and_trains(uninterrupted, tiny, capsys):
 
     retrain(['whole', '--rank', '2'])
     trained = torch.load('whole/found_2/epoch_1.pth', map_location='cpu')['state_dict']
-    (G, L, *_, d_z), width = ranking[1]['blocks'][0], 12
+    (G, *_, d_z), width = ranking[1]['blocks'][0], 12
     assert trained['backbone.stages.0.0.mlp.fc1.weight'].shape == (d_z * width, width)
     assert ('backbone.stages.0.0.mixer.attn.qkv.weight' in trained) == (G > 0)
 

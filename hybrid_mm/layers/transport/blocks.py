@@ -13,8 +13,6 @@ factors f and g of the plan, and ``[a, b]`` for columns side by side, a block of
 
 and, backward, the same products with the other factor. K is computed anew for the backward pass: the forward pass keeps its
 inputs and what has m rows.
-
-This file needs torch alone.
 """
 from typing import Iterator, Optional
 
@@ -34,13 +32,8 @@ def available(values: Tensor, similarity: Similarity, prior: Optional[Prior]) ->
     return type(values) is Tensor and values.device.type == 'cpu' and similarity.is_narrow(prior)
 
 
-def transport(values: Tensor,
-              keys: Tensor,
-              references: Tensor,
-              similarity: Similarity,
-              iterations: int,
-              prior: Optional[Prior] = None,
-              mask: Optional[Tensor] = None) -> Tensor:
+def transport(values: Tensor, keys: Tensor, references: Tensor, similarity: Similarity, iterations: int,
+              prior: Optional[Prior] = None, mask: Optional[Tensor] = None) -> Tensor:
     """What `transport` of `plain.py` computes, with gradients of values, keys and references; all arguments as there."""
     out = _Transport.apply(values, keys, references, similarity, iterations, prior, mask)
     return out if mask is None else out * mask[:, None, :, None]
@@ -54,10 +47,10 @@ class _Transport(torch.autograd.Function):
         K = _kernel(keys, references, similarity)
         f, g, past = Scaling.solve(K, rows, iterations)
 
-        pooled = 0
+        pooled = values.new_zeros(*K.shape[:-2], K.shape[-1], values.shape[-1] + 1)
         for block in _blocks(K):
             W = K[block].mul_(_weights(prior, block)) if prior else K[block]  # for both steps; Sinkhorn is done with K
-            pooled = pooled + W.mT @ _beside(f[block[:-1]][..., None] * values[block], f[block[:-1]])
+            pooled += W.mT @ _beside(f[block[:-1]][..., None] * values[block], f[block[:-1]])
         back = _to_tokens(pooled, g)
         out = torch.empty_like(values)
         for block in _blocks(K):
@@ -78,7 +71,7 @@ class _Transport(torch.autograd.Function):
         f = Scaling.rows(K, rows, past[-2])
 
         # scatter
-        back, dback = _to_tokens(pooled, g), 0
+        back, dback = _to_tokens(pooled, g), torch.zeros_like(pooled)
         df, dscatter = torch.zeros_like(f), values.new_empty(*values.shape[:-1], back.shape[-1])
         weights = []  # without a dimension for heads
         for block in _blocks(K):
@@ -93,7 +86,7 @@ class _Transport(torch.autograd.Function):
                 dt = torch.zeros_like(t[..., 0])
                 df[block[:-1]] = (dout[block] * N).sum(-1) * count
             dscatter[block] = _beside(dN, dt)
-            dback = dback + W.mT @ dscatter[block]
+            dback += W.mT @ dscatter[block]
         A, s = pooled[..., :-1] / pooled[..., -1:], pooled[..., -1:]
         dA = dback[..., :-1] * g[..., None]
         dg = (dback[..., :-1] * A).sum(-1) + dback[..., -1]
@@ -114,12 +107,12 @@ class _Transport(torch.autograd.Function):
         Scaling.back(K, rows, past, df, dg, dK)
 
         # similarity
-        dkeys, dreferences = torch.empty_like(keys), 0
+        dkeys, dreferences = torch.empty_like(keys), torch.zeros_like(references)
         for block in _blocks(K):
             x = keys[block]
             ddot = dK[block].mul_(K[block]).mul_(similarity.slope(x, references))
             dkeys[block] = ddot @ references
-            dreferences = dreferences + (ddot.mT @ x).sum(0)
+            dreferences += (ddot.mT @ x).sum(0)
         return dvalues, dkeys, dreferences, None, None, None, None
 
 

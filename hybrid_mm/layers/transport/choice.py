@@ -1,8 +1,7 @@
 """Which way a transport is computed: `plain.py`, `blocks.py` or `fused.py`; and whether the last gives what the first gives.
 
 The kernels of `fused.py` were run in Triton's interpreter and compiled for GPUs, but no run on a GPU is recorded. So before
-they are used they have to agree with the plain path on a small input, on the device and in the form that is asked for. To
-import this file needs torch alone.
+they are used they have to agree with the plain path on a small input, on the device and in the form that is asked for.
 """
 import warnings
 from functools import lru_cache
@@ -21,39 +20,14 @@ Way = Callable[..., Tensor]
 _TOLERANCE = 1e-4  # of the largest value: a hundred times what float32 makes of the comparison's input
 
 
-def transport(values: Tensor,
-              keys: Tensor,
-              references: Tensor,
-              similarity: Similarity,
-              iterations: int,
-              prior: Optional[Prior] = None,
-              mask: Optional[Tensor] = None,
-              backend: str = 'auto') -> Tensor:
-    """`plain.transport`, which describes the arguments, by the way that `choose` finds."""
-    way = choose(values, references, similarity, prior, mask, backend)
-    return way(values, keys, references, similarity, iterations, prior, mask)
+def choose(values: Tensor, references: Tensor, similarity: Similarity, prior: Optional[Prior] = None,
+           mask: Optional[Tensor] = None, backend: str = 'auto') -> Way:
+    """The function that computes a transport: of `plain.py`, where the arguments are described, or one of equal arguments that
+    needs few (n, m) arrays or none.
 
-
-def choose(values: Tensor,
-           references: Tensor,
-           similarity: Similarity,
-           prior: Optional[Prior] = None,
-           mask: Optional[Tensor] = None,
-           backend: str = 'auto') -> Way:
-    """The function that computes a transport: of `plain.py`, or one that needs few (n, m) arrays or none.
-
-    Args:
-        values: V, (B, h, n, d).
-        references: (h, m, k).
-        similarity: of keys and references.
-        prior: position prior, or None.
-        mask: (B, n) bool, or None.
-        backend: 'auto', Triton's kernels on CUDA and blocks on a CPU where they take the tensors, and of the kernels those that
-            agree with the plain path; 'triton' or 'blocks', always; 'plain'. An empty batch is plain, and so is what torch
-            compiles, traces, exports or transforms (`torch.func`): what is recorded has to run elsewhere, too.
-
-    Raises:
-        RuntimeError: the backend is 'triton' or 'blocks' and cannot run.
+    The backend is 'plain'; 'triton' or 'blocks', always, or a RuntimeError if that cannot run; 'auto', Triton's kernels on CUDA
+    and blocks on a CPU where they take the tensors, and of the kernels those that agree with the plain path. An empty batch is
+    plain, and so is what torch compiles, traces, exports or transforms (`torch.func`): what is recorded has to run elsewhere.
     """
     if backend == 'plain' or needs_plain() or not values.numel():
         return plain.transport
@@ -66,14 +40,12 @@ def choose(values: Tensor,
         return blocks.transport
     if backend != 'auto':
         needs = {
-            'triton': 'triton, a CUDA device, float32, at most 256 references and 128 channels a head, and shared memory '
-            'for them',
+            'triton': 'triton, a CUDA device, float32, at most 256 references and 128 channels a head, and room for them in '
+                      'shared memory',
             'blocks': f'a CPU, and an exp(similarity / eps) in the range of float32, for which eps={similarity.eps} is too small '
-            'or the prior too narrow'
-        }
+                      'or the prior too narrow'}[backend]
         raise RuntimeError(f'backend={backend!r} cannot transport {values.dtype} values {tuple(values.shape)} on '
-                           f"{values.device} through {references.shape[-2]} references; it needs {needs[backend]}; "
-                           "choose backend='auto'")
+                           f"{values.device} through {references.shape[-2]} references; it needs {needs}; choose backend='auto'")
     return plain.transport
 
 
@@ -88,8 +60,7 @@ def _kernels(values: Tensor, references: Tensor) -> Optional[Way]:
 
 
 @lru_cache(maxsize=None)
-def _agrees_with_plain(way: Way, device: torch.device, kind: str, references: torch.Size, width: int, has_prior: bool,
-                       has_mask: bool) -> bool:
+def _agrees_with_plain(way: Way, device: torch.device, *form) -> bool:
     """Whether a way gives the plain path's outputs and gradients in one form of its kernels; a warning says what it does not.
 
     Each form is compared once a process, on two short sequences.
@@ -98,25 +69,25 @@ def _agrees_with_plain(way: Way, device: torch.device, kind: str, references: to
         # nothing of what surrounds this call: autocast, inference, and a checkpoint, which counts what is saved
         with torch.autocast(device.type, enabled=False), torch.inference_mode(False), torch.enable_grad(), \
                 torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
-            wrong = _differences(way, device, kind, references, width, has_prior, has_mask)
+            wrong = _differences(way, device, *form)
     except Exception as error:  # a kernel that does not compile or start, whatever its reason
         wrong = [f'they raise {type(error).__name__}: {(str(error).splitlines() or [""])[0]}']
     if wrong:
+        _, references, width, *_ = form
         warnings.warn(
             f'The Triton kernels of self-optimal transport do not agree with the plain path on {device}, with {references[0]} '
             f"references and {width} channels a head: {', '.join(wrong)}. backend='auto' computes by the plain path instead, "
-            "backend='triton' goes on with the kernels.")
+            "backend='triton' goes on with the kernels.", stacklevel=3)
     return not wrong
 
 
 def _differences(way: Way, device: torch.device, kind: str, references: torch.Size, width: int, has_prior: bool,
                  has_mask: bool) -> List[str]:
-    """Which of output and gradients differ from the plain path's in float64, and by how much."""
+    """By how much the output and gradients differ from the plain path's in float64, where they do."""
     (m, k), h = references, 2
     n = 2 * m + 50  # the tokens of a head are for more than one program
-    options = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64, device='cpu')
-    shapes = (2, h, n, width), (2, h, n, k), (h, m, k), (2, h, n, width)
-    inputs = [torch.randn(*shape, **options).to(device) for shape in shapes]
+    generator, shapes = torch.Generator().manual_seed(0), ((2, h, n, width), (2, h, n, k), (h, m, k), (2, h, n, width))
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, device='cpu').to(device) for shape in shapes]
     mask = torch.arange(n, device=device) < torch.tensor([[n], [n - 20]], device=device) if has_mask else None
 
     def run(way: Way, dtype: torch.dtype) -> List[Tensor]:

@@ -8,8 +8,6 @@ For unit vectors ``x`` (keys of n tokens) and ``y`` (m references) of every head
     T = exp(L + f + g), rows sum to 1/n, columns to 1/m          Sinkhorn, rows first, columns last
     pool     A   = what each reference collects: the mean of v, weighted by its column of T * prior
     scatter  out = what each token gets back: the mean of A, weighted by its row of T * prior
-
-This file needs torch alone.
 """
 import math
 from typing import NamedTuple, Optional, Tuple
@@ -74,12 +72,8 @@ class Prior(NamedTuple):
 def position_prior_1d(length: int, num_references: int, tau: float, like: Tensor, mask: Optional[Tensor] = None) -> Prior:
     """Prior on flattened tokens: token i lies at i/n, reference j at j/m (arXiv 2401.03540; indices from 0).
 
-    Args:
-        length: tokens n.
-        num_references: m.
-        tau: width, as a share of the sequence.
-        like: a tensor of the device and dtype wanted.
-        mask: (B, n) bool, True for real tokens. Padding takes no place: token i of n real ones lies at i/n.
+    ``tau`` is the width as a share of the sequence, ``like`` a tensor of the device and dtype wanted. Padding, where the
+    mask (B, n) is False, takes no place: token i of n real ones lies at i/n.
     """
     options = dict(dtype=like.dtype, device=like.device)
     q = torch.arange(num_references, **options) / (num_references * tau)
@@ -92,21 +86,17 @@ def position_prior_1d(length: int, num_references: int, tau: float, like: Tensor
 
 
 def position_prior_2d(size: Tuple[int, int], num_references: int, tau: float, like: Tensor) -> Prior:
-    """Prior on a map: tokens and a square grid of references lie at the centres of their cells in [0, 1]^2.
+    """Prior on a map (H, W): tokens and a square grid of references lie at the centres of their cells in [0, 1]^2.
 
-    Args:
-        size: height and width of the map, H * W = n.
-        num_references: m, a square.
-        tau: width, as a share of the side.
-        like: a tensor of the device and dtype wanted.
+    ``tau`` is the width as a share of the side, ``like`` a tensor of the device and dtype wanted.
     """
 
-    def centres(length: int) -> Tensor:
-        return (torch.arange(length, dtype=like.dtype, device=like.device) + 0.5) / (length * tau)
+    def centres(*sides: int) -> Tensor:
+        return torch.cartesian_prod(
+            *((torch.arange(side, dtype=like.dtype, device=like.device) + 0.5) / (side * tau) for side in sides))
 
     side = math.isqrt(num_references)
-    return Prior(torch.cartesian_prod(centres(size[0]), centres(size[1])), torch.cartesian_prod(centres(side), centres(side)),
-                 2 * tau**-2)
+    return Prior(centres(*size), centres(side, side), 2 * tau**-2)
 
 
 def row_entropy(plan: Tensor) -> Tensor:

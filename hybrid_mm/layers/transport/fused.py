@@ -7,7 +7,7 @@ sums, 0 at first, one iteration is
 .. code-block:: text
 
     f_i = -logsumexp_j(L_ij - C_j)     stays in registers; minus infinity for padding
-    C_j =  logsumexp_i(L_ij + f_i)     a program stores the part of its share, `combine` joins the parts of a head
+    C_j =  logsumexp_i(L_ij + f_i)     a program stores the part of its share, those of a head are joined
 
 which is Sinkhorn up to constants: the plan's columns are ``softmax_i(L + f) / m``. The kernels, for I iterations:
 
@@ -26,11 +26,9 @@ bytes, some 2 I + 15 times forward where Sinkhorn needs no exponentials, more of
 
 Parts are joined in a fixed order, without atomics: a run repeats bit by bit. Products are float32's own, never TF32: the logits
 multiply an error of the similarity by 1/eps, and by 1/sigma^2 before. Blocks are small because such products fill registers.
-
-Importing this file needs triton.
 """
 import contextlib
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import torch
 import triton
@@ -38,7 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .definition import Prior, Similarity
-from .kernels import collect, combine, iterate, reverse, scatter
+from .kernels import collect, iterate, reverse, scatter
 
 PROGRAMS = 1024  # of one launch, where tokens and heads give as many: several for each multiprocessor of a large GPU
 
@@ -59,13 +57,8 @@ def available(values: Tensor, references: Tensor) -> bool:
     return device.major >= 7 and needed <= getattr(device, 'shared_memory_per_block_optin', 65536)
 
 
-def transport(values: Tensor,
-              keys: Tensor,
-              references: Tensor,
-              similarity: Similarity,
-              iterations: int,
-              prior: Optional[Prior] = None,
-              mask: Optional[Tensor] = None) -> Tensor:
+def transport(values: Tensor, keys: Tensor, references: Tensor, similarity: Similarity, iterations: int,
+              prior: Optional[Prior] = None, mask: Optional[Tensor] = None) -> Tensor:
     """What `transport` of `plain.py` computes, with gradients of values, keys and references; all arguments as there.
 
     Where `available` is false the kernels may not compile.
@@ -78,15 +71,10 @@ def transport(values: Tensor,
     return out if mask is None else out * mask[:, None, :, None]
 
 
-class _Launcher(NamedTuple):
-    """What all kernels of one call share."""
-    device: torch.device
-    pairs: int  # of sequence and head
-    chunks: int  # programs that share the tokens of one pair
-    shared: dict
+class _Launcher:
+    """Starts kernels, with what all those of one call share: `chunks` programs for each of the `pairs` of sequence and head."""
 
-    @classmethod
-    def of(cls, values, keys, references, similarity, p, q, real):
+    def __init__(self, values, keys, references, similarity, p, q, real):
         B, n, h, d = values.shape
         m, k = references.shape[1:]
         block_m, block_k, block_d = _padded(m), _padded(k), _padded(d)
@@ -94,30 +82,19 @@ class _Launcher(NamedTuple):
         blocks = triton.cdiv(n, block_n)
         # blocks of one program: m tokens at least, so that its part of the cells is no larger than its values
         steps = max(triton.cdiv(blocks * B * h, PROGRAMS), block_m // block_n)
-        chunks = triton.cdiv(blocks, steps)
-        shared = dict(
+        self.device, self.pairs, self.chunks = values.device, B * h, triton.cdiv(blocks, steps)
+        self.shared = dict(
             x=keys, y=references, p=p, q=q, real=None if real is None else real.to(torch.uint8),
-            counts=None if real is None else real.sum(-1, dtype=torch.float32), n=n, heads=h, chunks=chunks,
+            counts=None if real is None else real.sum(-1, dtype=torch.float32), n=n, heads=h, chunks=self.chunks,
             share=steps * block_n, p_stride=0 if p is None or p.ndim == 2 else 2 * n, inverse_eps=1 / similarity.eps,
             inverse_width=similarity.sigma**-2, GAUSSIAN=similarity.kind == 'gaussian', M=m, K=k, D=d, BLOCK_N=block_n,
             BLOCK_M=block_m, BLOCK_K=block_k, BLOCK_D=block_d, num_stages=1,
             num_warps=max(4, min(16, block_m * max(block_k, block_d) // 512)))
-        return cls(values.device, B * h, chunks, shared)
 
     def __call__(self, kernel, **arguments):
-        self.run(kernel, self.pairs * self.chunks, **arguments, **self.shared)
-
-    def combine(self, parts):
-        """logsumexp of parts (pairs, chunks, m) over the chunks."""
-        whole = parts.new_empty(self.pairs, parts.shape[2])
-        self.run(combine, self.pairs, parts=parts, whole=whole, chunks=self.chunks, M=parts.shape[2], BLOCK_S=16,
-                 BLOCK_M=self.shared['BLOCK_M'])
-        return whole
-
-    def run(self, kernel, programs, **arguments):
         # triton launches on the current device, whatever the tensors say
         with torch.cuda.device(self.device) if self.device.type == 'cuda' else contextlib.nullcontext():
-            kernel[(programs, )](**arguments)
+            kernel[(self.pairs * self.chunks, )](**arguments, **self.shared)
 
 
 def _padded(length: int) -> int:
@@ -130,18 +107,17 @@ class _Transport(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values, keys, references, similarity, iterations, p, q, real):
-        launch = _Launcher.of(values, keys, references, similarity, p, q, real)
-        m, d = references.shape[1], values.shape[-1]
-        parts = values.new_empty(launch.pairs, launch.chunks, m)
-        columns = [values.new_zeros(launch.pairs, m)]
+        launch = _Launcher(values, keys, references, similarity, p, q, real)
+        parts = values.new_empty(launch.pairs, launch.chunks, references.shape[1])
+        columns = [values.new_zeros(launch.pairs, references.shape[1])]
         for _ in range(iterations - 1):
             launch(iterate, v=None, before=columns[-1], after=parts, pool=None, cells=None)
-            columns.append(launch.combine(parts))
+            columns.append(torch.logsumexp(parts, 1))
         pool = parts if p is None else torch.empty_like(parts)  # column sums for pooling, with the prior
-        cells = values.new_empty(launch.pairs, launch.chunks, m, d)
+        cells = values.new_empty(*parts.shape, values.shape[-1])
         launch(iterate, v=values, before=columns[-1], after=parts, pool=pool, cells=cells)
-        columns.append(launch.combine(parts))
-        whole = columns[-1] if p is None else launch.combine(pool)
+        columns.append(torch.logsumexp(parts, 1))
+        whole = columns[-1] if p is None else torch.logsumexp(pool, 1)
         cells = (torch.exp(pool - whole[:, None])[..., None] * cells).sum(1)  # a share's cells are means of its tokens
         out = torch.empty_like(values)
         launch(scatter, before=columns[-2], after=columns[-1], cells=cells, out=out)
@@ -153,18 +129,18 @@ class _Transport(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout):
         values, keys, references, p, q, real, out, cells, whole, *columns = ctx.saved_tensors
-        launch = _Launcher.of(values, keys, references, ctx.similarity, p, q, real)
+        launch = _Launcher(values, keys, references, ctx.similarity, p, q, real)
         dout = dout.contiguous()
-        (h, m, k), d = references.shape, values.shape[-1]
-        dcells = values.new_empty(launch.pairs, launch.chunks, m, d)
+        h, m, k = references.shape
         parts = values.new_zeros(launch.pairs, launch.chunks, m)
+        dcells = values.new_empty(*parts.shape, values.shape[-1])
         launch(collect, before=columns[-2], after=columns[-1], out=out, dout=dout, dcells=dcells, sums=parts)
         dcells = dcells.sum(1)
         inner = (dcells * cells).sum(-1)
         dafter = parts.sum(1) - inner
 
         dvalues, dkeys = torch.empty_like(values), torch.empty_like(keys)
-        dreferences = values.new_empty(launch.pairs, launch.chunks, m, k)
+        dreferences = values.new_empty(*parts.shape, k)
         last = dict(v=values, dv=dvalues, dout=dout, cells=cells, dcells=dcells, inner=inner, whole=whole)
         for before, after in zip(columns[-2::-1], columns[:0:-1]):
             launch(reverse, before=before, after=after, dafter=dafter, dx=dkeys, dy=dreferences, dbefore=parts, **last)

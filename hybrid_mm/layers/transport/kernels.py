@@ -1,7 +1,4 @@
-"""The kernels of `fused.py`, which says what each of them does, and their parts.
-
-Importing this file needs triton.
-"""
+"""The kernels of `fused.py`, which says what each of them does, and their parts."""
 import triton
 import triton.language as tl
 
@@ -11,52 +8,33 @@ NOTHING = tl.constexpr(-1e30)  # in place of minus infinity, whose differences a
 
 @triton.jit
 def _place(n, heads, chunks, share):
-    """The work of this program: its number, its pair, the sequence and head of that, and its tokens."""
+    """The work of this program: its number, its pair, the sequence and head of that, and the share of tokens from start to stop.
+
+    Tokens are (B, n, h, WIDTH): before the first one of this sequence and head lie `tokens` rows of WIDTH numbers.
+    """
     program = tl.program_id(0).to(tl.int64)
     pair = program // chunks
+    sequence, head = pair // heads, pair % heads
     start = (program % chunks) * share
-    return program, pair, pair // heads, pair % heads, start, tl.minimum(start + share, n)
+    return program, pair, sequence, head, sequence * n * heads + head, start, tl.minimum(start + share, n)
 
 
 @triton.jit
-def _of_tokens(pointer, rows, n, heads, sequence, head, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Addresses of a block of tokens in (B, n, h, WIDTH), and which exist."""
+def _addresses(pointer, rows, stride, end, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Addresses of rows of WIDTH numbers that lie `stride` apart, and which of them exist."""
     columns = tl.arange(0, BLOCK)
-    offsets = ((sequence * n + rows) * heads + head) * WIDTH
-    return pointer + offsets[:, None] + columns[None, :], (rows < n)[:, None] & (columns < WIDTH)[None, :]
+    return pointer + rows[:, None] * stride + columns[None, :], (rows < end)[:, None] & (columns < WIDTH)[None, :]
 
 
 @triton.jit
-def _load_tokens(pointer, rows, n, heads, sequence, head, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    pointers, exist = _of_tokens(pointer, rows, n, heads, sequence, head, WIDTH, BLOCK)
+def _load(pointer, rows, stride, end, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    pointers, exist = _addresses(pointer, rows, stride, end, WIDTH, BLOCK)
     return tl.load(pointers, mask=exist, other=0.)
 
 
 @triton.jit
-def _store_tokens(pointer, numbers, rows, n, heads, sequence, head, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    pointers, exist = _of_tokens(pointer, rows, n, heads, sequence, head, WIDTH, BLOCK)
-    tl.store(pointers, numbers, mask=exist)
-
-
-@triton.jit
-def _of_references(pointer, index, M: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr):
-    """Addresses of entry `index` of (-1, M, WIDTH), and which exist."""
-    rows = tl.arange(0, BLOCK_M)
-    columns = tl.arange(0, BLOCK)
-    return (pointer + index * (M * WIDTH) + rows[:, None] * WIDTH + columns[None, :],
-            (rows < M)[:, None] & (columns < WIDTH)[None, :])
-
-
-@triton.jit
-def _load_references(pointer, index, M: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK: tl.constexpr):
-    pointers, exist = _of_references(pointer, index, M, WIDTH, BLOCK_M, BLOCK)
-    return tl.load(pointers, mask=exist, other=0.)
-
-
-@triton.jit
-def _store_references(pointer, index, numbers, M: tl.constexpr, WIDTH: tl.constexpr, BLOCK_M: tl.constexpr,
-                      BLOCK: tl.constexpr):
-    pointers, exist = _of_references(pointer, index, M, WIDTH, BLOCK_M, BLOCK)
+def _store(pointer, numbers, rows, stride, end, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    pointers, exist = _addresses(pointer, rows, stride, end, WIDTH, BLOCK)
     tl.store(pointers, numbers, mask=exist)
 
 
@@ -73,9 +51,10 @@ def _store_columns(pointer, index, numbers, M: tl.constexpr, BLOCK_M: tl.constex
 
 
 @triton.jit
-def _logits(x, y, inverse_eps, inverse_width, GAUSSIAN: tl.constexpr, M: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Logits of a block, and their derivative by the product of key and reference."""
-    dot = tl.dot(x, tl.trans(y), input_precision=PRECISION)
+def _half_step(x_rows, y_all, before, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN: tl.constexpr,
+               M: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Logits of a block, their derivative by the product of key and reference, f, and the row softmax that f comes from."""
+    dot = tl.dot(x_rows, tl.trans(y_all), input_precision=PRECISION)
     if GAUSSIAN:
         likeness = tl.exp((dot - 1) * inverse_width)
         slope = likeness * (inverse_width * inverse_eps)
@@ -83,16 +62,20 @@ def _logits(x, y, inverse_eps, inverse_width, GAUSSIAN: tl.constexpr, M: tl.cons
         likeness = dot
         slope = tl.full(dot.shape, 1, tl.float32) * inverse_eps
     logits = tl.where((tl.arange(0, BLOCK_M) < M)[None, :], (likeness - 1) * inverse_eps, NOTHING)
-    return logits, slope
+    weights, log_total = _softmax(logits - before[None, :])
+    takes_part = rows < n
+    if real is not None:
+        takes_part = takes_part & (tl.load(real + sequence * n + rows, mask=rows < n, other=0) != 0)
+    return logits, slope, tl.where(takes_part, -log_total, NOTHING), weights
 
 
 @triton.jit
 def _log_prior(p, q, p_stride, rows, n, sequence, M: tl.constexpr, BLOCK_M: tl.constexpr):
     columns = tl.arange(0, BLOCK_M)
     tokens = p + sequence * p_stride + rows * 2
-    down = tl.load(tokens, mask=rows < n, other=0.)[:, None] - tl.load(q + columns * 2, mask=columns < M, other=0.)[None, :]
-    right = tl.load(tokens + 1, mask=rows < n,
-                    other=0.)[:, None] - tl.load(q + columns * 2 + 1, mask=columns < M, other=0.)[None, :]
+    real, exist = rows < n, columns < M
+    down = tl.load(tokens, mask=real, other=0.)[:, None] - tl.load(q + columns * 2, mask=exist, other=0.)[None, :]
+    right = tl.load(tokens + 1, mask=real, other=0.)[:, None] - tl.load(q + columns * 2 + 1, mask=exist, other=0.)[None, :]
     return -(down * down + right * right)
 
 
@@ -106,16 +89,6 @@ def _softmax(logits):
 
 
 @triton.jit
-def _half_step(logits, before, real, rows, n, sequence):
-    """f of a block of tokens, and the row softmax that it comes from."""
-    weights, log_total = _softmax(logits - before[None, :])
-    takes_part = rows < n
-    if real is not None:
-        takes_part = takes_part & (tl.load(real + sequence * n + rows, mask=rows < n, other=0) != 0)
-    return tl.where(takes_part, -log_total, NOTHING), weights
-
-
-@triton.jit
 def _add_to_columns(logits, top, total):
     """Columns' exp(logits) in units of exp(top); top and the totals in it with this block; what older numbers lose by that."""
     higher = tl.maximum(top, tl.max(logits, 0))
@@ -125,27 +98,13 @@ def _add_to_columns(logits, top, total):
 
 
 @triton.jit
-def combine(parts, whole, chunks, M: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr):
-    """logsumexp over the chunks, (pairs, chunks, M) -> (pairs, M)."""
-    pair = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, BLOCK_M)
-    top = tl.full((BLOCK_M, ), NOTHING, tl.float32)
-    total = tl.zeros((BLOCK_M, ), tl.float32)
-    for start in range(0, chunks, BLOCK_S):
-        rows = start + tl.arange(0, BLOCK_S)
-        block = tl.load(parts + (pair * chunks + rows)[:, None] * M + columns[None, :],
-                        mask=(rows < chunks)[:, None] & (columns < M)[None, :], other=NOTHING)
-        _, top, total, _ = _add_to_columns(block, top, total)
-    _store_columns(whole, pair, top + tl.log(total), M, BLOCK_M)
-
-
-@triton.jit
 def iterate(x, y, p, q, real, counts, v, before, after, pool, cells, n, heads, chunks, share, p_stride, inverse_eps,
              inverse_width, GAUSSIAN: tl.constexpr, M: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr,
              BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr):
     """One iteration; with values also what the references collect from this share, as means, and the weight of these."""
-    program, pair, sequence, head, start, stop = _place(n, heads, chunks, share)
-    y_all = _load_references(y, head, M, K, BLOCK_M, BLOCK_K)
+    program, pair, sequence, head, tokens, start, stop = _place(n, heads, chunks, share)
+    all_m = tl.arange(0, BLOCK_M)
+    y_all = _load(y + head * (M * K), all_m, K, M, K, BLOCK_K)
     c = _load_columns(before, pair, M, BLOCK_M)
     top = tl.full((BLOCK_M, ), NOTHING, tl.float32)
     total = tl.zeros((BLOCK_M, ), tl.float32)
@@ -154,23 +113,22 @@ def iterate(x, y, p, q, real, counts, v, before, after, pool, cells, n, heads, c
     sums = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
-        x_rows = _load_tokens(x, rows, n, heads, sequence, head, K, BLOCK_K)
-        logits, _ = _logits(x_rows, y_all, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
-        f, _ = _half_step(logits, c, real, rows, n, sequence)
+        x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
+        logits, _, f, _ = _half_step(x_rows, y_all, c, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
         logits += f[:, None]
         weights, top, total, older = _add_to_columns(logits, top, total)
         if v is not None:
             if p is not None:
                 logits += _log_prior(p, q, p_stride, rows, n, sequence, M, BLOCK_M)
                 weights, pool_top, pool_total, older = _add_to_columns(logits, pool_top, pool_total)
-            v_rows = _load_tokens(v, rows, n, heads, sequence, head, D, BLOCK_D)
+            v_rows = _load(v + tokens * D, rows, heads * D, n, D, BLOCK_D)
             sums = sums * older[:, None] + tl.dot(tl.trans(weights), v_rows, input_precision=PRECISION)
     _store_columns(after, program, top + tl.log(total), M, BLOCK_M)
     if v is not None:
         if p is not None:
             _store_columns(pool, program, pool_top + tl.log(pool_total), M, BLOCK_M)
             total = pool_total
-        _store_references(cells, program, sums / total[:, None], M, D, BLOCK_M, BLOCK_D)
+        _store(cells + program * (M * D), sums / total[:, None], all_m, D, M, D, BLOCK_D)
 
 
 @triton.jit
@@ -188,18 +146,18 @@ def _ways_back(logits, f, after, p, q, counts, p_stride, rows, n, sequence, M: t
 def scatter(x, y, p, q, real, counts, before, after, cells, out, n, heads, chunks, share, p_stride, inverse_eps,
              inverse_width, GAUSSIAN: tl.constexpr, M: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr,
              BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr):
-    program, pair, sequence, head, start, stop = _place(n, heads, chunks, share)
-    y_all = _load_references(y, head, M, K, BLOCK_M, BLOCK_K)
-    a = _load_references(cells, pair, M, D, BLOCK_M, BLOCK_D)
+    program, pair, sequence, head, tokens, start, stop = _place(n, heads, chunks, share)
+    all_m = tl.arange(0, BLOCK_M)
+    y_all = _load(y + head * (M * K), all_m, K, M, K, BLOCK_K)
+    a = _load(cells + pair * (M * D), all_m, D, M, D, BLOCK_D)
     c, c_last = _load_columns(before, pair, M, BLOCK_M), _load_columns(after, pair, M, BLOCK_M)
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
-        x_rows = _load_tokens(x, rows, n, heads, sequence, head, K, BLOCK_K)
-        logits, _ = _logits(x_rows, y_all, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
-        f, _ = _half_step(logits, c, real, rows, n, sequence)
+        x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
+        logits, _, f, _ = _half_step(x_rows, y_all, c, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
         weights = _ways_back(logits, f, c_last, p, q, counts, p_stride, rows, n, sequence, M, BLOCK_M)
         out_rows = tl.dot(weights, a, input_precision=PRECISION)
-        _store_tokens(out, out_rows, rows, n, heads, sequence, head, D, BLOCK_D)
+        _store(out + tokens * D, out_rows, rows, heads * D, n, D, BLOCK_D)
 
 
 @triton.jit
@@ -207,23 +165,23 @@ def collect(x, y, p, q, real, counts, before, after, out, dout, dcells, sums, n,
              inverse_width, GAUSSIAN: tl.constexpr, M: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BLOCK_N: tl.constexpr,
              BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr):
     """Gradient of the cells; with a prior also what the denominators of the rows add to the gradient of C."""
-    program, pair, sequence, head, start, stop = _place(n, heads, chunks, share)
-    y_all = _load_references(y, head, M, K, BLOCK_M, BLOCK_K)
+    program, pair, sequence, head, tokens, start, stop = _place(n, heads, chunks, share)
+    all_m = tl.arange(0, BLOCK_M)
+    y_all = _load(y + head * (M * K), all_m, K, M, K, BLOCK_K)
     c, c_last = _load_columns(before, pair, M, BLOCK_M), _load_columns(after, pair, M, BLOCK_M)
     da = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     denominators = tl.zeros((BLOCK_M, ), tl.float32)
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
-        x_rows = _load_tokens(x, rows, n, heads, sequence, head, K, BLOCK_K)
-        logits, _ = _logits(x_rows, y_all, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
-        f, _ = _half_step(logits, c, real, rows, n, sequence)
+        x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
+        logits, _, f, _ = _half_step(x_rows, y_all, c, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
         weights = _ways_back(logits, f, c_last, p, q, counts, p_stride, rows, n, sequence, M, BLOCK_M)
-        do = _load_tokens(dout, rows, n, heads, sequence, head, D, BLOCK_D)
+        do = _load(dout + tokens * D, rows, heads * D, n, D, BLOCK_D)
         da += tl.dot(tl.trans(weights), do, input_precision=PRECISION)
         if p is not None:
-            inner = tl.sum(do * _load_tokens(out, rows, n, heads, sequence, head, D, BLOCK_D), 1)
+            inner = tl.sum(do * _load(out + tokens * D, rows, heads * D, n, D, BLOCK_D), 1)
             denominators += tl.sum(weights * inner[:, None], 0)
-    _store_references(dcells, program, da, M, D, BLOCK_M, BLOCK_D)
+    _store(dcells + program * (M * D), da, all_m, D, M, D, BLOCK_D)
     _store_columns(sums, program, denominators, M, BLOCK_M)
 
 
@@ -236,28 +194,29 @@ def reverse(x, y, p, q, real, counts, v, dv, dout, cells, dcells, inner, whole, 
 
     With values it writes their gradient and starts the gradients of keys and references, else it adds to these two.
     """
-    program, pair, sequence, head, start, stop = _place(n, heads, chunks, share)
-    y_all = _load_references(y, head, M, K, BLOCK_M, BLOCK_K)
+    program, pair, sequence, head, tokens, start, stop = _place(n, heads, chunks, share)
+    all_m = tl.arange(0, BLOCK_M)
+    y_all = _load(y + head * (M * K), all_m, K, M, K, BLOCK_K)
     c, c_next = _load_columns(before, pair, M, BLOCK_M), _load_columns(after, pair, M, BLOCK_M)
     dc_next = _load_columns(dafter, pair, M, BLOCK_M)
     dc = tl.zeros((BLOCK_M, ), tl.float32)
     if v is not None:
-        a = _load_references(cells, pair, M, D, BLOCK_M, BLOCK_D)
-        da = _load_references(dcells, pair, M, D, BLOCK_M, BLOCK_D)
+        a = _load(cells + pair * (M * D), all_m, D, M, D, BLOCK_D)
+        da = _load(dcells + pair * (M * D), all_m, D, M, D, BLOCK_D)
         a_da = _load_columns(inner, pair, M, BLOCK_M)
         c_pool = _load_columns(whole, pair, M, BLOCK_M)
         dy_all = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     else:
-        dy_all = _load_references(dy, program, M, K, BLOCK_M, BLOCK_K)
+        dy_all = _load(dy + program * (M * K), all_m, K, M, K, BLOCK_K)
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
-        x_rows = _load_tokens(x, rows, n, heads, sequence, head, K, BLOCK_K)
-        logits, slope = _logits(x_rows, y_all, inverse_eps, inverse_width, GAUSSIAN, M, BLOCK_M)
-        f, row_weights = _half_step(logits, c, real, rows, n, sequence)
+        x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
+        logits, slope, f, row_weights = _half_step(x_rows, y_all, c, real, rows, n, sequence, inverse_eps, inverse_width,
+                                                   GAUSSIAN, M, BLOCK_M)
         column_weights = tl.exp(logits + f[:, None] - c_next[None, :])
         through_f = column_weights * dc_next[None, :]  # gradient of L + f, from all that uses the two as a sum
         if v is not None:
-            do = _load_tokens(dout, rows, n, heads, sequence, head, D, BLOCK_D)
+            do = _load(dout + tokens * D, rows, heads * D, n, D, BLOCK_D)
             ways_back = _ways_back(logits, f, c_next, p, q, counts, p_stride, rows, n, sequence, M, BLOCK_M)
             dback = ways_back * tl.dot(do, tl.trans(a), input_precision=PRECISION)
             if p is not None:
@@ -266,10 +225,10 @@ def reverse(x, y, p, q, real, counts, v, dv, dout, cells, dcells, inner, whole, 
                 column_weights = tl.exp(logits + prior + f[:, None] - c_pool[None, :])
             else:
                 through_f += dback
-            v_rows = _load_tokens(v, rows, n, heads, sequence, head, D, BLOCK_D)
+            v_rows = _load(v + tokens * D, rows, heads * D, n, D, BLOCK_D)
             through_f += column_weights * (tl.dot(v_rows, tl.trans(da), input_precision=PRECISION) - a_da[None, :])
             dv_rows = tl.dot(column_weights, da, input_precision=PRECISION)
-            _store_tokens(dv, dv_rows, rows, n, heads, sequence, head, D, BLOCK_D)
+            _store(dv + tokens * D, dv_rows, rows, heads * D, n, D, BLOCK_D)
         through_row = row_weights * tl.sum(through_f, 1)[:, None]
         dc += tl.sum(through_row, 0)
         dlogits = through_f - through_row
@@ -279,8 +238,8 @@ def reverse(x, y, p, q, real, counts, v, dv, dout, cells, dcells, inner, whole, 
         dlogits *= slope
         dx_rows = tl.dot(dlogits, y_all, input_precision=PRECISION)
         if v is None:
-            dx_rows += _load_tokens(dx, rows, n, heads, sequence, head, K, BLOCK_K)
-        _store_tokens(dx, dx_rows, rows, n, heads, sequence, head, K, BLOCK_K)
+            dx_rows += _load(dx + tokens * K, rows, heads * K, n, K, BLOCK_K)
+        _store(dx + tokens * K, dx_rows, rows, heads * K, n, K, BLOCK_K)
         dy_all += tl.dot(tl.trans(dlogits), x_rows, input_precision=PRECISION)
     _store_columns(dbefore, program, dc, M, BLOCK_M)
-    _store_references(dy, program, dy_all, M, K, BLOCK_M, BLOCK_K)
+    _store(dy + program * (M * K), dy_all, all_m, K, M, K, BLOCK_K)

@@ -2,14 +2,12 @@
 
 Every token sends its value to m references along the plan of an entropic optimal transport, and takes back what the references
 have collected; the cost is linear in the number of tokens. `SelfOptimalTransport` works on tokens, `SelfOptimalTransport2d` on
-maps. No official code exists and parts of the paper are not public: what is the paper's and what is this project's decision is
-said in the docstrings, and in the README.
-
-This file needs torch alone.
+maps. No official code exists and parts of the paper are not public: the docstrings say what is the paper's and what is this
+project's decision.
 """
 import math
 from contextlib import nullcontext
-from typing import ContextManager, Optional, Tuple
+from typing import Any, ContextManager, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ..attention import count_heads
 from ..tracing import needs_plain
 from . import plain
 from .choice import choose
@@ -65,40 +64,27 @@ class SelfOptimalTransport(nn.Module):
         ValueError: an argument is outside of what is allowed.
     """
 
-    def __init__(self,
-                 channels: int,
-                 num_references: int = 49,
-                 head_dim: int = 32,
-                 similarity: str = 'gaussian',
-                 sigma: float = 1.,
-                 eps: float = 0.03,
-                 iterations: int = 10,
-                 prior: Optional[str] = '1d',
-                 tau: float = 0.5,
-                 references: str = 'learnable',
-                 nystrom: bool = False,
-                 recompute: bool = True,
-                 backend: str = 'auto',
+    def __init__(self, channels: int, num_references: int = 49, head_dim: int = 32, similarity: str = 'gaussian',
+                 sigma: float = 1., eps: float = 0.03, iterations: int = 10, prior: Optional[str] = '1d', tau: float = 0.5,
+                 references: str = 'learnable', nystrom: bool = False, recompute: bool = True, backend: str = 'auto',
                  debug: bool = False) -> None:
         super().__init__()
-        if head_dim < 1 or channels < 1 or channels % head_dim:
-            raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a divisor of the channels')
+        self.num_heads = count_heads(channels, head_dim)
         for name, value, allowed in (('similarity', similarity, ('gaussian', 'dot')), ('prior', prior, ('1d', '2d', None)),
                                      ('references', references, ('learnable', 'frozen')),
                                      ('backend', backend, ('auto', 'plain', 'blocks', 'triton'))):
             if value not in allowed:
                 raise ValueError(f'{name}={value!r} is unknown; choose from {", ".join(map(repr, allowed))}')
-        for name, value in (('num_references', num_references), ('iterations', iterations)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name}={value!r} is not allowed; choose a whole number, 1 or more')
-        for name, value in (('eps', eps), ('sigma', sigma), ('tau', tau)):
-            if not value > 0:
-                raise ValueError(f'{name}={value} is not allowed; choose a number above 0')
+        for name, number in (('num_references', num_references), ('iterations', iterations)):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f'{name}={number!r} is not allowed; choose a whole number, 1 or more')
+        for name, width in (('eps', eps), ('sigma', sigma), ('tau', tau)):
+            if not width > 0:
+                raise ValueError(f'{name}={width} is not allowed; choose a number above 0')
         if prior == '2d' and math.isqrt(num_references)**2 != num_references:
             raise ValueError(f"num_references={num_references} is not allowed with prior='2d', which lays the references on a "
                              f'square grid; choose a square such as {math.isqrt(num_references)**2}, or another prior')
         self.channels = channels
-        self.num_heads = channels // head_dim
         self.num_references = num_references
         self.similarity = Similarity(similarity, sigma, eps)
         self.iterations = iterations
@@ -110,31 +96,28 @@ class SelfOptimalTransport(nn.Module):
 
         self.value = nn.Linear(channels, channels)
         self.proj = nn.Linear(channels, channels)
-        self.references = nn.Parameter(
-            torch.empty(self.num_heads, num_references, head_dim), requires_grad=references == 'learnable')
-        for head in self.references.data:
-            nn.init.xavier_uniform_(head)
-        if nystrom:
-            self.centres = nn.Parameter(torch.empty(self.num_heads, head_dim, head_dim))
-            for head in self.centres.data:
+
+        def vectors(number: int, learns: bool = True) -> nn.Parameter:
+            heads = torch.empty(self.num_heads, number, head_dim)
+            for head in heads:
                 nn.init.xavier_uniform_(head)
-        else:
-            self.centres = None
+            return nn.Parameter(heads, requires_grad=learns)
+
+        self.references = vectors(num_references, references == 'learnable')
+        self.centres = vectors(head_dim) if nystrom else None
 
     def forward(self, x: Tensor, mask: Optional[Tensor] = None, size: Optional[Tuple[int, int]] = None) -> Tensor:
-        """Exchange values between tokens.
+        """Exchange values between tokens: (B, n, C) -> (B, n, C).
 
         Args:
-            x: (B, n, C); n may be below m.
+            x: the tokens; n may be below m.
             mask: (B, n) bool, True for real tokens. Padding takes no part, and gets the bias of the output projection.
             size: height and width of the map that the tokens are, row by row; needed for the prior '2d'.
-
-        Returns:
-            (B, n, C).
         """
         v = self.value(x)
         with _full_precision(x):  # plans and their weights, 1/(nm), need float32's range
-            values, keys, references, prior = self._prepare(v, mask, size)
+            values, keys, references = self._prepare(v)
+            prior = self._prior(keys, mask, size)
             arguments = values, keys, references, self.similarity, self.iterations, prior, mask
             way = choose(values, references, self.similarity, prior, mask, self.backend)
             if way is plain.transport and self.recompute and torch.is_grad_enabled() and not needs_plain():
@@ -148,39 +131,40 @@ class SelfOptimalTransport(nn.Module):
     def plan(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         """The plan T of tokens (B, n, C), before the prior: (B, h, n, m), column sums 1/m, row sums about 1/n."""
         with _full_precision(x):
-            _, keys, references, _ = self._prepare(self.value(x.to(self.value.weight.dtype)), mask, None, positions=False)
+            _, keys, references = self._prepare(self.value(x.to(self.value.weight.dtype)))
             return plain.plan(keys, references, self.similarity, self.iterations, mask)
 
     def pooled(self, x: Tensor, mask: Optional[Tensor] = None, size: Optional[Tuple[int, int]] = None) -> Tensor:
         """The set that the references collect from tokens (B, n, C): A, (B, h, m, d). Arguments as for `forward`."""
         with _full_precision(x):
-            values, keys, references, prior = self._prepare(self.value(x.to(self.value.weight.dtype)), mask, size)
-            return plain.pooled(values, keys, references, self.similarity, self.iterations, prior, mask)
+            values, keys, references = self._prepare(self.value(x.to(self.value.weight.dtype)))
+            prior = self._prior(keys, mask, size)
+            return plain.pool(values, keys, references, self.similarity, self.iterations, prior, mask)[0]
 
     def extra_repr(self) -> str:
         kind, sigma, eps = self.similarity
         return (f'num_heads={self.num_heads}, num_references={self.num_references}, similarity={kind!r}, sigma={sigma}, '
                 f'eps={eps}, iterations={self.iterations}, prior={self.prior!r}, tau={self.tau}')
 
-    def _prepare(self, v: Tensor, mask: Optional[Tensor], size: Optional[Tuple[int, int]], positions: bool = True):
-        """Values and keys (B, h, n, d), unit references (h, m, d) and the prior, in float32 or float64."""
+    def _prepare(self, v: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Values and keys (B, h, n, d), and unit references (h, m, d), in float32 or float64."""
         v = v.to(torch.promote_types(v.dtype, torch.float32))
         values = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C) -> (B, h, n, d)
         keys = F.normalize(values, dim=-1) if needs_plain() else _Unit.apply(values)
-        references = F.normalize(self.references.to(v.dtype), dim=-1)
         if self.centres is not None:
             values = nystrom_features(keys, F.normalize(self.centres.to(v.dtype), dim=-1), self.similarity)
-        return values, keys, references, self._prior(v, mask, size) if positions else None
+        return values, keys, F.normalize(self.references.to(v.dtype), dim=-1)
 
-    def _prior(self, v: Tensor, mask: Optional[Tensor], size: Optional[Tuple[int, int]]) -> Optional[Prior]:
+    def _prior(self, keys: Tensor, mask: Optional[Tensor], size: Optional[Tuple[int, int]]) -> Optional[Prior]:
+        n = keys.shape[2]
         if self.prior == '1d':
-            return position_prior_1d(v.shape[1], self.num_references, self.tau, v, mask)
-        if self.prior == '2d':
-            if size is None or size[0] * size[1] != v.shape[1]:
-                raise ValueError(f"size={size} does not fit {v.shape[1]} tokens; prior='2d' needs the height and width of the "
-                                 'map that the tokens are')
-            return position_prior_2d(size, self.num_references, self.tau, v)
-        return None
+            return position_prior_1d(n, self.num_references, self.tau, keys, mask)
+        if self.prior is None:
+            return None
+        if size is None or size[0] * size[1] != n:
+            raise ValueError(f"size={size} does not fit {n} tokens; prior='2d' needs the height and width of the map that the "
+                             'tokens are')
+        return position_prior_2d(size, self.num_references, self.tau, keys)
 
     def _check(self, out: Tensor, keys: Tensor) -> None:
         # exp(L + f + g) balances whatever L is finite: a plan without mass in a row or column shows as infinity or NaN
@@ -202,10 +186,10 @@ class SelfOptimalTransport2d(SelfOptimalTransport):
         (B, C, H, W) -> (B, C, H, W) at any H and W, channels_last.
     """
 
-    def __init__(self, channels: int, *args, prior: Optional[str] = '2d', **kwargs) -> None:
-        super().__init__(channels, *args, prior=prior, **kwargs)
+    def __init__(self, channels: int, *args: Any, prior: Optional[str] = '2d', **kwargs: Any) -> None:
+        super().__init__(channels, *args, **dict(kwargs, prior=prior))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # a map has no padding, and knows its size
         H, W = x.shape[2:]
         tokens = x.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, H*W, C), a view if x is channels_last
         out = super().forward(tokens, size=(H, W))
@@ -238,13 +222,7 @@ def _full_precision(x: Tensor) -> ContextManager:
 def nystrom_features(keys: Tensor, centres: Tensor, similarity: Similarity) -> Tensor:
     """Features whose inner products approximate a kernel: ``k(z, z)^(-1/2) k(z, x)`` (arXiv 2401.03540, after Nyström).
 
-    Args:
-        keys: unit vectors x, (B, h, n, d).
-        centres: unit vectors z, (h, k, d).
-        similarity: the kernel.
-
-    Returns:
-        (B, h, n, k).
+    Unit vectors x, the keys (B, h, n, d), and z, the centres (h, k, d), to (B, h, n, k).
     """
     return similarity(keys, centres) @ _InverseRoot.apply(similarity(centres, centres))[0]
 

@@ -1,8 +1,5 @@
-"""The transport by operators on whole arrays of tokens and references: the way that runs everywhere, and is seen through.
-
-This file needs torch alone.
-"""
-from typing import Optional
+"""The transport by operators on whole arrays of tokens and references: it runs everywhere, and torch sees through it."""
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -11,13 +8,8 @@ from .definition import Prior, Similarity, real_tokens
 from .sinkhorn import balance, times_columns, times_rows
 
 
-def transport(values: Tensor,
-              keys: Tensor,
-              references: Tensor,
-              similarity: Similarity,
-              iterations: int,
-              prior: Optional[Prior] = None,
-              mask: Optional[Tensor] = None) -> Tensor:
+def transport(values: Tensor, keys: Tensor, references: Tensor, similarity: Similarity, iterations: int,
+              prior: Optional[Prior] = None, mask: Optional[Tensor] = None) -> Tensor:
     """Values of all tokens, exchanged through the references along the plan.
 
     Without prior this is ``n m T T^T V``, symmetric and positive semi-definite in the tokens; with a prior, both factors are
@@ -35,8 +27,7 @@ def transport(values: Tensor,
     Returns:
         (B, h, n, d).
     """
-    logits = similarity.logits(keys, references)
-    cells, (K, f, g) = _pool(values, logits, similarity.is_narrow(prior), iterations, prior, mask)
+    cells, K, f, g = pool(values, keys, references, similarity, iterations, prior, mask)
     if similarity.is_narrow(prior):  # here f and g are factors
         out = K @ (g[..., None] * cells)
         out = out / times_columns(K, g)[..., None] if prior else out * (f * real_tokens(keys, mask))[..., None]
@@ -47,32 +38,14 @@ def transport(values: Tensor,
     return out if mask is None else out * mask[:, None, :, None]
 
 
-def pooled(values: Tensor,
-           keys: Tensor,
-           references: Tensor,
-           similarity: Similarity,
-           iterations: int,
-           prior: Optional[Prior] = None,
-           mask: Optional[Tensor] = None) -> Tensor:
-    """What each reference collects, ``A = m T^T V`` without prior: (B, h, m, d). Arguments as for `transport`."""
+def pool(values: Tensor, keys: Tensor, references: Tensor, similarity: Similarity, iterations: int,
+         prior: Optional[Prior] = None, mask: Optional[Tensor] = None) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What each reference collects, ``A = m T^T V`` without prior: (B, h, m, d). Arguments as for `transport`.
+
+    Behind it come the kernel with the prior, f and g: as numbers to multiply if these are narrow, else as logarithms to add.
+    """
     logits = similarity.logits(keys, references)
-    return _pool(values, logits, similarity.is_narrow(prior), iterations, prior, mask)[0]
-
-
-def plan(keys: Tensor,
-         references: Tensor,
-         similarity: Similarity,
-         iterations: int,
-         mask: Optional[Tensor] = None) -> Tensor:
-    """The plan T before the prior, (B, h, n, m). Arguments as for `transport`."""
-    logits = similarity.logits(keys, references)
-    f, g = balance(logits, iterations, mask, False)
-    return torch.exp(logits + f[..., None] + g[..., None, :])
-
-
-def _pool(values, logits, narrow, iterations, prior, mask):
-    """Cells (B, h, m, d); and kernel with prior, f, g: as numbers to multiply if narrow, else as logarithms to add."""
-    if narrow:
+    if similarity.is_narrow(prior):
         K = torch.exp(logits)
         f, g = balance(K, iterations, mask, True)
         if prior:
@@ -82,4 +55,11 @@ def _pool(values, logits, narrow, iterations, prior, mask):
         f, g = balance(logits, iterations, mask, False)
         K = logits + prior.log if prior else logits
         cells = torch.softmax(K + f[..., None], -2).transpose(-1, -2) @ values
-    return cells, (K, f, g)
+    return cells, K, f, g
+
+
+def plan(keys: Tensor, references: Tensor, similarity: Similarity, iterations: int, mask: Optional[Tensor] = None) -> Tensor:
+    """The plan T before the prior, (B, h, n, m). Arguments as for `transport`."""
+    logits = similarity.logits(keys, references)
+    f, g = balance(logits, iterations, mask, False)
+    return torch.exp(logits + f[..., None] + g[..., None, :])

@@ -2,8 +2,6 @@
 
 Where no entry of the logits L is so small that exp(L) leaves the range of float32, Sinkhorn needs products of matrices and
 vectors alone, and no exponential but the one of L: `Scaling`. Elsewhere it runs in the log domain: `LogDomain`.
-
-This file needs torch alone.
 """
 import math
 from typing import Optional, Tuple
