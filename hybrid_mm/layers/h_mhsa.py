@@ -68,8 +68,8 @@ class HMHSA(nn.Module):
 
         local = grid_attention(qkv, self.num_heads, self.grid_size)
         z = self.grid_norm(x + local)
-        pooled = self.pool_norm(_avg_pool(z, self.pool_ratio))  # (B, C, ceil(H/r), ceil(W/r))
-        k, v = self.kv(pooled).chunk(2, dim=1)
+        pooled = F.avg_pool2d(z, self.pool_ratio, ceil_mode=True, count_include_pad=False)  # (B, C, ceil(H/r), ceil(W/r))
+        k, v = self.kv(self.pool_norm(pooled)).chunk(2, dim=1)
         return self.proj(global_attention(self.q(z), k, v, self.num_heads) + z)
 
     def extra_repr(self) -> str:
@@ -120,12 +120,17 @@ class IterativeHMHSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]
-        total, cell = None, 1  # one position of the current map stands for cell x cell positions of x
+        cell = 1  # one position of the current map stands for cell x cell positions of x
         for i, grid_size in enumerate(self.grid_sizes):
             qkv = self.qkvs[0 if self.share_qkv else i](self.norms[i](x))
             a = x + grid_attention(qkv, self.num_heads, grid_size)
-            total = a if total is None else total + _upsample(a, cell, H, W)
-            x = F.max_pool2d(a, grid_size, ceil_mode=True) + _avg_pool(a, grid_size)
+            if i == 0:
+                total = a
+            else:  # what lies outside of the map is cut off
+                size = a.shape[2] * cell, a.shape[3] * cell
+                total = total + F.interpolate(a, size, mode='bilinear', align_corners=False)[:, :, :H, :W]
+            x = (F.max_pool2d(a, grid_size, ceil_mode=True) +
+                 F.avg_pool2d(a, grid_size, ceil_mode=True, count_include_pad=False))
             cell *= grid_size
         return self.proj(total)
 
@@ -192,17 +197,6 @@ def window_key_mask(H: int, W: int, grid: Tuple[int, int], device: torch.device)
 def _is_cut(H: int, W: int, grid: Tuple[int, int]) -> bool:
     """Whether windows at the edge reach over the map, or may do so."""
     return is_symbolic(H, W) or H % grid[0] != 0 or W % grid[1] != 0
-
-
-def _avg_pool(x: Tensor, ratio: int) -> Tensor:
-    # ceil-like output size; positions outside the map do not count
-    return F.avg_pool2d(x, ratio, ceil_mode=True, count_include_pad=False)
-
-
-def _upsample(x: Tensor, cell: int, H: int, W: int) -> Tensor:
-    """(B, C, h, w) -> (B, C, H, W): each position grows to cell x cell, what lies outside the map is cut off."""
-    x = F.interpolate(x, size=(x.shape[2] * cell, x.shape[3] * cell), mode='bilinear', align_corners=False)
-    return x[:, :, :H, :W]
 
 
 def _to_map(x: Tensor, like: Tensor) -> Tensor:

@@ -47,7 +47,6 @@ class MobileViTBlock(nn.Module):
         channels: C.
         width: channels of the transformer, a multiple of ``num_heads``.
         depth: number of transformer layers.
-        num_heads: heads of attention.
         mlp_ratio: width of the MLP over ``width``.
         patch_size: side of a patch in positions.
         dropout: rate behind attention and behind the MLP.

@@ -59,10 +59,7 @@ def available(values: Tensor, references: Tensor) -> bool:
 
 def transport(values: Tensor, keys: Tensor, references: Tensor, similarity: Similarity, iterations: int,
               prior: Optional[Prior] = None, mask: Optional[Tensor] = None) -> Tensor:
-    """What `transport` of `plain.py` computes, with gradients of values, keys and references; all arguments as there.
-
-    Where `available` is false the kernels may not compile.
-    """
+    """What `transport` of `plain.py` computes, with its gradients; all arguments as there. It needs to be `available`."""
     real = None if mask is None else mask | ~mask.any(-1, keepdim=True)  # padding alone is balanced as if it were real
     p, q = (None, None) if prior is None else (prior.tokens.detach().contiguous(), prior.references.detach().contiguous())
     # tokens before heads: the layout in which linear layers write and read, (B, n, C)

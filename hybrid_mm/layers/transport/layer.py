@@ -151,8 +151,9 @@ class SelfOptimalTransport(nn.Module):
         v = v.to(torch.promote_types(v.dtype, torch.float32))
         values = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C) -> (B, h, n, d)
         keys = F.normalize(values, dim=-1) if needs_plain() else _Unit.apply(values)
-        if self.centres is not None:
-            values = nystrom_features(keys, F.normalize(self.centres.to(v.dtype), dim=-1), self.similarity)
+        if self.centres is not None:  # features k(z, z)^(-1/2) k(z, x), whose inner products approximate the kernel
+            centres = F.normalize(self.centres.to(v.dtype), dim=-1)
+            values = self.similarity(keys, centres) @ _InverseRoot.apply(self.similarity(centres, centres))[0]
         return values, keys, F.normalize(self.references.to(v.dtype), dim=-1)
 
     def _prior(self, keys: Tensor, mask: Optional[Tensor], size: Optional[Tuple[int, int]]) -> Optional[Prior]:
@@ -178,9 +179,8 @@ class SelfOptimalTransport2d(SelfOptimalTransport):
     """`SelfOptimalTransport` of the positions of a map, with a prior on the map by default.
 
     Args:
-        channels: C, a multiple of ``head_dim``.
         prior: '2d', '1d' on the rows one behind the other, or None.
-        kwargs: see `SelfOptimalTransport`.
+        kwargs: these, and what comes before, see `SelfOptimalTransport`.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W) at any H and W, channels_last.
@@ -217,14 +217,6 @@ class _Unit(torch.autograd.Function):
 def _full_precision(x: Tensor) -> ContextManager:
     # meta tensors, on which costs are counted, know no autocast
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
-
-def nystrom_features(keys: Tensor, centres: Tensor, similarity: Similarity) -> Tensor:
-    """Features whose inner products approximate a kernel: ``k(z, z)^(-1/2) k(z, x)`` (arXiv 2401.03540, after Nyström).
-
-    Unit vectors x, the keys (B, h, n, d), and z, the centres (h, k, d), to (B, h, n, k).
-    """
-    return similarity(keys, centres) @ _InverseRoot.apply(similarity(centres, centres))[0]
 
 
 class _InverseRoot(torch.autograd.Function):
