@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend_among
+from .attention import attend_among, check_at_least_one
 from .h_mhsa import grid_attention, window_partition, window_unpartition
 
 
@@ -60,8 +60,7 @@ class GlobalLocal(nn.Module):
                              'more, and not 0 for both')
         if channels < 1 or channels % groups:
             raise ValueError(f'channels={channels} is no multiple of the {groups} groups; choose one')
-        if window_size < 1:
-            raise ValueError(f'window_size={window_size} is not allowed; choose 1 or more')
+        check_at_least_one(window_size=window_size)
         self.global_channels = channels * global_groups // groups
         self.local_channels = channels * local_groups // groups
 

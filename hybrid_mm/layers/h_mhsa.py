@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, attend_among, count_heads
+from .attention import attend, attend_among, check_at_least_one, count_heads
 from .tracing import is_symbolic
 
 
@@ -47,7 +47,7 @@ class HMHSA(nn.Module):
                  norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.num_heads = count_heads(channels, head_dim)
-        _check_at_least_one(grid_size=grid_size, pool_ratio=pool_ratio)
+        check_at_least_one(grid_size=grid_size, pool_ratio=pool_ratio)
         self.grid_size = grid_size
         self.pool_ratio = pool_ratio
 
@@ -110,7 +110,7 @@ class IterativeHMHSA(nn.Module):
         self.num_heads = count_heads(channels, head_dim)
         if not grid_sizes:
             raise ValueError('grid_sizes=() is empty; give one grid size a step, such as (8, 4, 2)')
-        _check_at_least_one(grid_sizes=min(grid_sizes))
+        check_at_least_one(grid_sizes=min(grid_sizes))
         self.grid_sizes = tuple(grid_sizes)
         self.share_qkv = share_qkv
 
@@ -204,9 +204,3 @@ def _to_map(x: Tensor, like: Tensor) -> Tensor:
     # by strides, since a slice of the channels is contiguous in neither format
     is_last = like.stride(1) < like.stride(3)
     return x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
-
-
-def _check_at_least_one(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f'{name}={size} is not allowed; choose 1 or more')

@@ -1,9 +1,7 @@
-"""Self-optimal transport (SeT) in place of softmax attention, arXiv 2401.03540.
+"""Self-optimal transport (SeT) in place of softmax attention, arXiv 2401.03540, of which no official code exists.
 
 Every token sends its value to m references along the plan of an entropic optimal transport, and takes back what the references
-have collected; the cost is linear in the number of tokens. `SelfOptimalTransport` works on tokens, `SelfOptimalTransport2d` on
-maps. No official code exists and parts of the paper are not public: the docstrings say what is the paper's and what is this
-project's decision.
+have collected; the cost is linear in the number of tokens.
 """
 import math
 from contextlib import nullcontext
@@ -59,9 +57,6 @@ class SelfOptimalTransport(nn.Module):
 
     Shape:
         (B, n, C) -> (B, n, C).
-
-    Raises:
-        ValueError: an argument is outside of what is allowed.
     """
 
     def __init__(self, channels: int, num_references: int = 49, head_dim: int = 32, similarity: str = 'gaussian',
@@ -84,15 +79,10 @@ class SelfOptimalTransport(nn.Module):
         if prior == '2d' and math.isqrt(num_references)**2 != num_references:
             raise ValueError(f"num_references={num_references} is not allowed with prior='2d', which lays the references on a "
                              f'square grid; choose a square such as {math.isqrt(num_references)**2}, or another prior')
-        self.channels = channels
-        self.num_references = num_references
         self.similarity = Similarity(similarity, sigma, eps)
-        self.iterations = iterations
-        self.prior = prior
-        self.tau = tau
-        self.recompute = recompute
-        self.backend = backend
-        self.debug = debug
+        self.num_references, self.iterations = num_references, iterations
+        self.prior, self.tau = prior, tau
+        self.recompute, self.backend, self.debug = recompute, backend, debug
 
         self.value = nn.Linear(channels, channels)
         self.proj = nn.Linear(channels, channels)
@@ -124,8 +114,11 @@ class SelfOptimalTransport(nn.Module):
                 out = checkpoint(way, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 out = way(*arguments)
-            if not needs_plain() and (self.debug or torch.is_anomaly_enabled()):
-                self._check(out, keys)
+            if not needs_plain() and (self.debug or torch.is_anomaly_enabled()) and not out.isfinite().all():
+                # exp(L + f + g) balances whatever L is finite: a plan without mass in a row or column shows as infinity or NaN
+                cause = 'its values are not finite' if keys.isfinite().all() else 'the tokens that came in are not finite'
+                raise FloatingPointError(
+                    f'the transport plan underflows: {cause}, at {self.extra_repr()}; choose a larger eps or tau')
         return self.proj(out.transpose(1, 2).flatten(2).to(v.dtype))  # (B, h, n, d) -> (B, n, C)
 
     def plan(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
@@ -163,16 +156,9 @@ class SelfOptimalTransport(nn.Module):
         if self.prior is None:
             return None
         if size is None or size[0] * size[1] != n:
-            raise ValueError(f"size={size} does not fit {n} tokens; prior='2d' needs the height and width of the map that the "
-                             'tokens are')
+            raise ValueError(
+                f"size={size} does not fit {n} tokens; prior='2d' needs the height and width of the map that the tokens are")
         return position_prior_2d(size, self.num_references, self.tau, keys)
-
-    def _check(self, out: Tensor, keys: Tensor) -> None:
-        # exp(L + f + g) balances whatever L is finite: a plan without mass in a row or column shows as infinity or NaN
-        if not out.isfinite().all():
-            cause = 'its values are not finite' if keys.isfinite().all() else 'the tokens that came in are not finite'
-            raise FloatingPointError(f'the transport plan underflows: {cause}, at {self.extra_repr()}; '
-                                     'choose a larger eps or tau')
 
 
 class SelfOptimalTransport2d(SelfOptimalTransport):
