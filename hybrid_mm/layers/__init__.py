@@ -1,4 +1,4 @@
-"""The operators, as torch modules that map (B, C, H, W) to (B, C, H, W). Nothing here imports an OpenMMLab library."""
+"""The operators, as torch modules that map (B, C, H, W) to (B, C, H, W). They need torch alone; kernels, where taken, triton."""
 from .downsampling import ConvDownsampling, TwoBranchDownsampling
 from .drop_path import DropPath
 from .global_local import GlobalLocal, GlobalLocalBlock

@@ -42,3 +42,9 @@ def count_heads(channels: int, head_dim: int) -> int:
     if head_dim < 1 or channels < 1 or channels % head_dim:
         raise ValueError(f'head_dim={head_dim} does not divide channels={channels}; choose a positive divisor of {channels}')
     return channels // head_dim
+
+
+def check_at_least_one(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f'{name}={size} is not allowed; choose 1 or more')

@@ -4,10 +4,9 @@ The channels of a block are three groups. The first G of them attend to all toke
 of tokens, G + L = 3, and nothing mixes the two parts; that is left to the MLP. `GlobalLocal` is this operator,
 `GlobalLocalBlock` the transformer block around it.
 
-Both take tokens (B, N, C), as the release does: one sequence, in it a class token or not, the convolution along all of it.
-And both take a map (B, C, H, W), for dense prediction: the convolution then runs along windows of 14 x 14 positions, each read
-row by row. At 224 x 224 pixels, the size of pre-training, the whole map is one such window, so that a tap of the kernel stands
-for the same neighbour, above, below or beside, at every size of the image. Along the raw sequence of a wider map it would not.
+On a map (B, C, H, W), for dense prediction, the convolution runs along windows of 14 x 14 positions, each read row by row. At
+224 x 224 pixels, the size of pre-training, the whole map is one such window, so that a tap of the kernel stands for the same
+neighbour, above, below or beside, at every size of the image. Along the raw sequence of a wider map it would not.
 """
 from collections import OrderedDict
 from typing import Callable, Optional
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend_among
+from .attention import attend_among, check_at_least_one
 from .h_mhsa import grid_attention, window_partition, window_unpartition
 
 
@@ -28,9 +27,8 @@ class GlobalLocal(nn.Module):
         C_v, C_c = C G / (G + L), C L / (G + L)
         out = concat(attention(x[:C_v]), convolution(x[-C_c:]))     over channels
 
-    On tokens (B, N, C) both parts work on the whole sequence: the arithmetic of the release. On a map (B, C, H, W) the
-    convolution works in windows, see `GatedConv`, and attention in windows too unless ``attend_globally``, see
-    `SelfAttention`.
+    On tokens (B, N, C) both parts work on the whole sequence, in it a class token or not: the arithmetic of the release. On a
+    map (B, C, H, W) the convolution works in windows, and attention too unless ``attend_globally``.
 
     Args:
         channels: C, a multiple of G + L.
@@ -62,8 +60,7 @@ class GlobalLocal(nn.Module):
                              'more, and not 0 for both')
         if channels < 1 or channels % groups:
             raise ValueError(f'channels={channels} is no multiple of the {groups} groups; choose one')
-        if window_size < 1:
-            raise ValueError(f'window_size={window_size} is not allowed; choose 1 or more')
+        check_at_least_one(window_size=window_size)
         self.global_channels = channels * global_groups // groups
         self.local_channels = channels * local_groups // groups
 
@@ -100,8 +97,7 @@ class GlobalLocalBlock(nn.Module):
 
     Args:
         mixer: the global-local module, or another one between the same shapes.
-        channels: C.
-        mlp_ratio: hidden channels of the MLP over C, the paper's d_z.
+        mlp_ratio: hidden channels of the MLP over C, the channels; the paper's d_z.
         drop_path: what drops both branches in training.
 
     Shape:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, attend_among, count_heads
+from .attention import attend, attend_among, check_at_least_one, count_heads
 from .tracing import is_symbolic
 
 
@@ -47,7 +47,7 @@ class HMHSA(nn.Module):
                  norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.num_heads = count_heads(channels, head_dim)
-        _check_at_least_one(grid_size=grid_size, pool_ratio=pool_ratio)
+        check_at_least_one(grid_size=grid_size, pool_ratio=pool_ratio)
         self.grid_size = grid_size
         self.pool_ratio = pool_ratio
 
@@ -68,8 +68,8 @@ class HMHSA(nn.Module):
 
         local = grid_attention(qkv, self.num_heads, self.grid_size)
         z = self.grid_norm(x + local)
-        pooled = self.pool_norm(_avg_pool(z, self.pool_ratio))  # (B, C, ceil(H/r), ceil(W/r))
-        k, v = self.kv(pooled).chunk(2, dim=1)
+        pooled = F.avg_pool2d(z, self.pool_ratio, ceil_mode=True, count_include_pad=False)  # (B, C, ceil(H/r), ceil(W/r))
+        k, v = self.kv(self.pool_norm(pooled)).chunk(2, dim=1)
         return self.proj(global_attention(self.q(z), k, v, self.num_heads) + z)
 
     def extra_repr(self) -> str:
@@ -110,7 +110,7 @@ class IterativeHMHSA(nn.Module):
         self.num_heads = count_heads(channels, head_dim)
         if not grid_sizes:
             raise ValueError('grid_sizes=() is empty; give one grid size a step, such as (8, 4, 2)')
-        _check_at_least_one(grid_sizes=min(grid_sizes))
+        check_at_least_one(grid_sizes=min(grid_sizes))
         self.grid_sizes = tuple(grid_sizes)
         self.share_qkv = share_qkv
 
@@ -120,12 +120,17 @@ class IterativeHMHSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]
-        total, cell = None, 1  # one position of the current map stands for cell x cell positions of x
+        cell = 1  # one position of the current map stands for cell x cell positions of x
         for i, grid_size in enumerate(self.grid_sizes):
             qkv = self.qkvs[0 if self.share_qkv else i](self.norms[i](x))
             a = x + grid_attention(qkv, self.num_heads, grid_size)
-            total = a if total is None else total + _upsample(a, cell, H, W)
-            x = F.max_pool2d(a, grid_size, ceil_mode=True) + _avg_pool(a, grid_size)
+            if i == 0:
+                total = a
+            else:  # what lies outside of the map is cut off
+                size = a.shape[2] * cell, a.shape[3] * cell
+                total = total + F.interpolate(a, size, mode='bilinear', align_corners=False)[:, :, :H, :W]
+            x = (F.max_pool2d(a, grid_size, ceil_mode=True) +
+                 F.avg_pool2d(a, grid_size, ceil_mode=True, count_include_pad=False))
             cell *= grid_size
         return self.proj(total)
 
@@ -194,25 +199,8 @@ def _is_cut(H: int, W: int, grid: Tuple[int, int]) -> bool:
     return is_symbolic(H, W) or H % grid[0] != 0 or W % grid[1] != 0
 
 
-def _avg_pool(x: Tensor, ratio: int) -> Tensor:
-    # ceil-like output size; positions outside the map do not count
-    return F.avg_pool2d(x, ratio, ceil_mode=True, count_include_pad=False)
-
-
-def _upsample(x: Tensor, cell: int, H: int, W: int) -> Tensor:
-    """(B, C, h, w) -> (B, C, H, W): each position grows to cell x cell, what lies outside the map is cut off."""
-    x = F.interpolate(x, size=(x.shape[2] * cell, x.shape[3] * cell), mode='bilinear', align_corners=False)
-    return x[:, :, :H, :W]
-
-
 def _to_map(x: Tensor, like: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W), in the memory format of another map."""
     # by strides, since a slice of the channels is contiguous in neither format
     is_last = like.stride(1) < like.stride(3)
     return x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
-
-
-def _check_at_least_one(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f'{name}={size} is not allowed; choose 1 or more')

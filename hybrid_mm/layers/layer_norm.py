@@ -4,14 +4,10 @@ from torch import Tensor, nn
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of each position (as ConvNeXt's, arXiv 2201.03545).
-
-    Args:
-        channels: C.
-        eps: added to the variance.
+    """LayerNorm over the channels of each position, with ``eps`` added to the variance (as ConvNeXt's, arXiv 2201.03545).
 
     Shape:
-        (B, C, H, W) -> (B, C, H, W), channels_last.
+        (B, channels, H, W) -> (B, channels, H, W), channels_last.
     """
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:

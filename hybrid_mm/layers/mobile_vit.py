@@ -47,7 +47,6 @@ class MobileViTBlock(nn.Module):
         channels: C.
         width: channels of the transformer, a multiple of ``num_heads``.
         depth: number of transformer layers.
-        num_heads: heads of attention.
         mlp_ratio: width of the MLP over ``width``.
         patch_size: side of a patch in positions.
         dropout: rate behind attention and behind the MLP.
@@ -70,9 +69,8 @@ class MobileViTBlock(nn.Module):
         self.patch_size = patch_size
 
         def conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
-                norm_layer(out_channels), nn.SiLU())
+            layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+            return nn.Sequential(layer, norm_layer(out_channels), nn.SiLU())
 
         self.local = nn.Sequential(conv(channels, channels, 3), nn.Conv2d(channels, width, 1, bias=False))
         self.blocks = nn.Sequential(*(TransformerLayer(width, num_heads, mlp_ratio, dropout, drop_path) for _ in range(depth)))

@@ -40,7 +40,6 @@ def transport(values: Tensor, keys: Tensor, references: Tensor, similarity: Simi
 
 
 class _Transport(torch.autograd.Function):
-
     @staticmethod
     def forward(ctx, values, keys, references, similarity, iterations, prior, mask):
         rows, count = row_sums(keys, mask), real_tokens(keys, mask)

@@ -60,45 +60,39 @@ def _kernels(values: Tensor, references: Tensor) -> Optional[Way]:
 
 
 @lru_cache(maxsize=None)
-def _agrees_with_plain(way: Way, device: torch.device, *form) -> bool:
+def _agrees_with_plain(way: Way, device: torch.device, kind: str, references: torch.Size, width: int, has_prior: bool,
+                       has_mask: bool) -> bool:
     """Whether a way gives the plain path's outputs and gradients in one form of its kernels; a warning says what it does not.
 
-    Each form is compared once a process, on two short sequences.
+    Each form is compared once a process, on two short sequences, with the plain path in float64.
     """
-    try:
-        # nothing of what surrounds this call: autocast, inference, and a checkpoint, which counts what is saved
-        with torch.autocast(device.type, enabled=False), torch.inference_mode(False), torch.enable_grad(), \
-                torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
-            wrong = _differences(way, device, *form)
-    except Exception as error:  # a kernel that does not compile or start, whatever its reason
-        wrong = [f'they raise {type(error).__name__}: {(str(error).splitlines() or [""])[0]}']
-    if wrong:
-        _, references, width, *_ = form
-        warnings.warn(
-            f'The Triton kernels of self-optimal transport do not agree with the plain path on {device}, with {references[0]} '
-            f"references and {width} channels a head: {', '.join(wrong)}. backend='auto' computes by the plain path instead, "
-            "backend='triton' goes on with the kernels.", stacklevel=3)
-    return not wrong
-
-
-def _differences(way: Way, device: torch.device, kind: str, references: torch.Size, width: int, has_prior: bool,
-                 has_mask: bool) -> List[str]:
-    """By how much the output and gradients differ from the plain path's in float64, where they do."""
     (m, k), h = references, 2
     n = 2 * m + 50  # the tokens of a head are for more than one program
-    generator, shapes = torch.Generator().manual_seed(0), ((2, h, n, width), (2, h, n, k), (h, m, k), (2, h, n, width))
-    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, device='cpu').to(device) for shape in shapes]
-    mask = torch.arange(n, device=device) < torch.tensor([[n], [n - 20]], device=device) if has_mask else None
 
     def run(way: Way, dtype: torch.dtype) -> List[Tensor]:
-        *tensors, weight = [x.to(dtype).requires_grad_() for x in inputs]
+        generator, shapes = torch.Generator().manual_seed(0), ((2, h, n, width), (2, h, n, k), (h, m, k), (2, h, n, width))
+        inputs = [torch.randn(shape, generator=generator, dtype=torch.float64, device='cpu') for shape in shapes]
+        *tensors, weight = [x.to(device, dtype).requires_grad_() for x in inputs]
         values, keys, references = tensors
+        mask = torch.arange(n, device=device) < torch.tensor([[n], [n - 20]], device=device) if has_mask else None
         prior = position_prior_1d(n, m, 0.5, values, mask) if has_prior else None
         out = way(values, normalize(keys, dim=-1), normalize(references, dim=-1), Similarity(kind), 3, prior, mask)
         return [out.detach(), *torch.autograd.grad((out * weight).sum(), tensors)]
 
-    pairs = zip(run(way, torch.float32), run(plain.transport, torch.float64))
-    errors = [((ours - theirs).abs().max() / theirs.abs().max()).item() for ours, theirs in pairs]
-    names = ('the output', 'the gradient of the values', 'the gradient of the keys', 'the gradient of the references')
-    return [f'{name} differs by {error:.0e} of its largest value'
-            for name, error in zip(names, errors) if not error <= _TOLERANCE]
+    names = 'the output', 'the gradient of the values', 'the gradient of the keys', 'the gradient of the references'
+    try:
+        # nothing of what surrounds this call: autocast, inference, and a checkpoint, which counts what is saved
+        with torch.autocast(device.type, enabled=False), torch.inference_mode(False), torch.enable_grad(), \
+                torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+            pairs = zip(run(way, torch.float32), run(plain.transport, torch.float64))
+            errors = [((ours - theirs).abs().max() / theirs.abs().max()).item() for ours, theirs in pairs]
+        wrong = [f'{name} differs by {error:.0e} of its largest value'
+                 for name, error in zip(names, errors) if not error <= _TOLERANCE]
+    except Exception as error:  # a kernel that does not compile or start, whatever its reason
+        wrong = [f'they raise {type(error).__name__}: {(str(error).splitlines() or [""])[0]}']
+    if wrong:
+        warnings.warn(
+            f'The Triton kernels of self-optimal transport do not agree with the plain path on {device}, with {m} references and '
+            f"{width} channels a head: {', '.join(wrong)}. backend='auto' computes by the plain path instead, backend='triton' "
+            'goes on with the kernels.', stacklevel=3)
+    return not wrong

@@ -21,8 +21,7 @@ which is Sinkhorn up to constants: the plan's columns are ``softmax_i(L + f) / m
 
 For the backward pass the inputs, the output, the cells and I + 1 times C are kept: beside what is there anyway, m (d + I + 1)
 numbers a head. A head of n tokens and width d moves 4 n d (I + 3) bytes forward and 4 n d (3 I + 5) backward, and parts: a
-program takes m tokens or more, so that its part of the cells is no larger than its values. The plain path moves arrays of 4 n m
-bytes, some 2 I + 15 times forward where Sinkhorn needs no exponentials, more often where it does, and more again backward.
+program takes m tokens or more, so that its part of the cells is no larger than its values.
 
 Parts are joined in a fixed order, without atomics: a run repeats bit by bit. Products are float32's own, never TF32: the logits
 multiply an error of the similarity by 1/eps, and by 1/sigma^2 before. Blocks are small because such products fill registers.
@@ -59,10 +58,7 @@ def available(values: Tensor, references: Tensor) -> bool:
 
 def transport(values: Tensor, keys: Tensor, references: Tensor, similarity: Similarity, iterations: int,
               prior: Optional[Prior] = None, mask: Optional[Tensor] = None) -> Tensor:
-    """What `transport` of `plain.py` computes, with gradients of values, keys and references; all arguments as there.
-
-    Where `available` is false the kernels may not compile.
-    """
+    """What `transport` of `plain.py` computes, with its gradients, where it is `available`; all arguments as there."""
     real = None if mask is None else mask | ~mask.any(-1, keepdim=True)  # padding alone is balanced as if it were real
     p, q = (None, None) if prior is None else (prior.tokens.detach().contiguous(), prior.references.detach().contiguous())
     # tokens before heads: the layout in which linear layers write and read, (B, n, C)

@@ -39,18 +39,6 @@ def _store(pointer, numbers, rows, stride, end, WIDTH: tl.constexpr, BLOCK: tl.c
 
 
 @triton.jit
-def _load_columns(pointer, index, M: tl.constexpr, BLOCK_M: tl.constexpr):
-    columns = tl.arange(0, BLOCK_M)
-    return tl.load(pointer + index * M + columns, mask=columns < M, other=0.)
-
-
-@triton.jit
-def _store_columns(pointer, index, numbers, M: tl.constexpr, BLOCK_M: tl.constexpr):
-    columns = tl.arange(0, BLOCK_M)
-    tl.store(pointer + index * M + columns, numbers, mask=columns < M)
-
-
-@triton.jit
 def _half_step(x_rows, y_all, before, real, rows, n, sequence, inverse_eps, inverse_width, GAUSSIAN: tl.constexpr,
                M: tl.constexpr, BLOCK_M: tl.constexpr):
     """Logits of a block, their derivative by the product of key and reference, f, and the row softmax that f comes from."""
@@ -104,8 +92,9 @@ def iterate(x, y, p, q, real, counts, v, before, after, pool, cells, n, heads, c
     """One iteration; with values also what the references collect from this share, as means, and the weight of these."""
     program, pair, sequence, head, tokens, start, stop = _place(n, heads, chunks, share)
     all_m = tl.arange(0, BLOCK_M)
+    exist = all_m < M
     y_all = _load(y + head * (M * K), all_m, K, M, K, BLOCK_K)
-    c = _load_columns(before, pair, M, BLOCK_M)
+    c = tl.load(before + pair * M + all_m, mask=exist, other=0.)
     top = tl.full((BLOCK_M, ), NOTHING, tl.float32)
     total = tl.zeros((BLOCK_M, ), tl.float32)
     pool_top = tl.full((BLOCK_M, ), NOTHING, tl.float32)
@@ -123,10 +112,10 @@ def iterate(x, y, p, q, real, counts, v, before, after, pool, cells, n, heads, c
                 weights, pool_top, pool_total, older = _add_to_columns(logits, pool_top, pool_total)
             v_rows = _load(v + tokens * D, rows, heads * D, n, D, BLOCK_D)
             sums = sums * older[:, None] + tl.dot(tl.trans(weights), v_rows, input_precision=PRECISION)
-    _store_columns(after, program, top + tl.log(total), M, BLOCK_M)
+    tl.store(after + program * M + all_m, top + tl.log(total), mask=exist)
     if v is not None:
         if p is not None:
-            _store_columns(pool, program, pool_top + tl.log(pool_total), M, BLOCK_M)
+            tl.store(pool + program * M + all_m, pool_top + tl.log(pool_total), mask=exist)
             total = pool_total
         _store(cells + program * (M * D), sums / total[:, None], all_m, D, M, D, BLOCK_D)
 
@@ -148,9 +137,11 @@ def scatter(x, y, p, q, real, counts, before, after, cells, out, n, heads, chunk
              BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr):
     program, pair, sequence, head, tokens, start, stop = _place(n, heads, chunks, share)
     all_m = tl.arange(0, BLOCK_M)
+    exist = all_m < M
     y_all = _load(y + head * (M * K), all_m, K, M, K, BLOCK_K)
     a = _load(cells + pair * (M * D), all_m, D, M, D, BLOCK_D)
-    c, c_last = _load_columns(before, pair, M, BLOCK_M), _load_columns(after, pair, M, BLOCK_M)
+    c = tl.load(before + pair * M + all_m, mask=exist, other=0.)
+    c_last = tl.load(after + pair * M + all_m, mask=exist, other=0.)
     for first in range(start, stop, BLOCK_N):
         rows = first + tl.arange(0, BLOCK_N)
         x_rows = _load(x + tokens * K, rows, heads * K, n, K, BLOCK_K)
@@ -167,8 +158,10 @@ def collect(x, y, p, q, real, counts, before, after, out, dout, dcells, sums, n,
     """Gradient of the cells; with a prior also what the denominators of the rows add to the gradient of C."""
     program, pair, sequence, head, tokens, start, stop = _place(n, heads, chunks, share)
     all_m = tl.arange(0, BLOCK_M)
+    exist = all_m < M
     y_all = _load(y + head * (M * K), all_m, K, M, K, BLOCK_K)
-    c, c_last = _load_columns(before, pair, M, BLOCK_M), _load_columns(after, pair, M, BLOCK_M)
+    c = tl.load(before + pair * M + all_m, mask=exist, other=0.)
+    c_last = tl.load(after + pair * M + all_m, mask=exist, other=0.)
     da = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     denominators = tl.zeros((BLOCK_M, ), tl.float32)
     for first in range(start, stop, BLOCK_N):
@@ -182,7 +175,7 @@ def collect(x, y, p, q, real, counts, before, after, out, dout, dcells, sums, n,
             inner = tl.sum(do * _load(out + tokens * D, rows, heads * D, n, D, BLOCK_D), 1)
             denominators += tl.sum(weights * inner[:, None], 0)
     _store(dcells + program * (M * D), da, all_m, D, M, D, BLOCK_D)
-    _store_columns(sums, program, denominators, M, BLOCK_M)
+    tl.store(sums + program * M + all_m, denominators, mask=exist)
 
 
 @triton.jit
@@ -196,15 +189,17 @@ def reverse(x, y, p, q, real, counts, v, dv, dout, cells, dcells, inner, whole, 
     """
     program, pair, sequence, head, tokens, start, stop = _place(n, heads, chunks, share)
     all_m = tl.arange(0, BLOCK_M)
+    exist = all_m < M
     y_all = _load(y + head * (M * K), all_m, K, M, K, BLOCK_K)
-    c, c_next = _load_columns(before, pair, M, BLOCK_M), _load_columns(after, pair, M, BLOCK_M)
-    dc_next = _load_columns(dafter, pair, M, BLOCK_M)
+    c = tl.load(before + pair * M + all_m, mask=exist, other=0.)
+    c_next = tl.load(after + pair * M + all_m, mask=exist, other=0.)
+    dc_next = tl.load(dafter + pair * M + all_m, mask=exist, other=0.)
     dc = tl.zeros((BLOCK_M, ), tl.float32)
     if v is not None:
         a = _load(cells + pair * (M * D), all_m, D, M, D, BLOCK_D)
         da = _load(dcells + pair * (M * D), all_m, D, M, D, BLOCK_D)
-        a_da = _load_columns(inner, pair, M, BLOCK_M)
-        c_pool = _load_columns(whole, pair, M, BLOCK_M)
+        a_da = tl.load(inner + pair * M + all_m, mask=exist, other=0.)
+        c_pool = tl.load(whole + pair * M + all_m, mask=exist, other=0.)
         dy_all = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     else:
         dy_all = _load(dy + program * (M * K), all_m, K, M, K, BLOCK_K)
@@ -241,5 +236,5 @@ def reverse(x, y, p, q, real, counts, v, dv, dout, cells, dcells, inner, whole, 
             dx_rows += _load(dx + tokens * K, rows, heads * K, n, K, BLOCK_K)
         _store(dx + tokens * K, dx_rows, rows, heads * K, n, K, BLOCK_K)
         dy_all += tl.dot(tl.trans(dlogits), x_rows, input_precision=PRECISION)
-    _store_columns(dbefore, program, dc, M, BLOCK_M)
+    tl.store(dbefore + program * M + all_m, dc, mask=exist)
     _store(dy + program * (M * K), dy_all, all_m, K, M, K, BLOCK_K)

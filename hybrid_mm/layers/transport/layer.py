@@ -1,9 +1,7 @@
-"""Self-optimal transport (SeT) in place of softmax attention, arXiv 2401.03540.
+"""Self-optimal transport (SeT) in place of softmax attention, arXiv 2401.03540, of which no official code exists.
 
 Every token sends its value to m references along the plan of an entropic optimal transport, and takes back what the references
-have collected; the cost is linear in the number of tokens. `SelfOptimalTransport` works on tokens, `SelfOptimalTransport2d` on
-maps. No official code exists and parts of the paper are not public: the docstrings say what is the paper's and what is this
-project's decision.
+have collected; the cost is linear in the number of tokens.
 """
 import math
 from contextlib import nullcontext
@@ -59,9 +57,6 @@ class SelfOptimalTransport(nn.Module):
 
     Shape:
         (B, n, C) -> (B, n, C).
-
-    Raises:
-        ValueError: an argument is outside of what is allowed.
     """
 
     def __init__(self, channels: int, num_references: int = 49, head_dim: int = 32, similarity: str = 'gaussian',
@@ -84,15 +79,10 @@ class SelfOptimalTransport(nn.Module):
         if prior == '2d' and math.isqrt(num_references)**2 != num_references:
             raise ValueError(f"num_references={num_references} is not allowed with prior='2d', which lays the references on a "
                              f'square grid; choose a square such as {math.isqrt(num_references)**2}, or another prior')
-        self.channels = channels
-        self.num_references = num_references
         self.similarity = Similarity(similarity, sigma, eps)
-        self.iterations = iterations
-        self.prior = prior
-        self.tau = tau
-        self.recompute = recompute
-        self.backend = backend
-        self.debug = debug
+        self.num_references, self.iterations = num_references, iterations
+        self.prior, self.tau = prior, tau
+        self.recompute, self.backend, self.debug = recompute, backend, debug
 
         self.value = nn.Linear(channels, channels)
         self.proj = nn.Linear(channels, channels)
@@ -124,8 +114,11 @@ class SelfOptimalTransport(nn.Module):
                 out = checkpoint(way, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 out = way(*arguments)
-            if not needs_plain() and (self.debug or torch.is_anomaly_enabled()):
-                self._check(out, keys)
+            if not needs_plain() and (self.debug or torch.is_anomaly_enabled()) and not out.isfinite().all():
+                # exp(L + f + g) balances whatever L is finite: a plan without mass in a row or column shows as infinity or NaN
+                cause = 'its values are not finite' if keys.isfinite().all() else 'the tokens that came in are not finite'
+                raise FloatingPointError(
+                    f'the transport plan underflows: {cause}, at {self.extra_repr()}; choose a larger eps or tau')
         return self.proj(out.transpose(1, 2).flatten(2).to(v.dtype))  # (B, h, n, d) -> (B, n, C)
 
     def plan(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
@@ -151,8 +144,9 @@ class SelfOptimalTransport(nn.Module):
         v = v.to(torch.promote_types(v.dtype, torch.float32))
         values = v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C) -> (B, h, n, d)
         keys = F.normalize(values, dim=-1) if needs_plain() else _Unit.apply(values)
-        if self.centres is not None:
-            values = nystrom_features(keys, F.normalize(self.centres.to(v.dtype), dim=-1), self.similarity)
+        if self.centres is not None:  # features k(z, z)^(-1/2) k(z, x), whose inner products approximate the kernel
+            centres = F.normalize(self.centres.to(v.dtype), dim=-1)
+            values = self.similarity(keys, centres) @ _InverseRoot.apply(self.similarity(centres, centres))[0]
         return values, keys, F.normalize(self.references.to(v.dtype), dim=-1)
 
     def _prior(self, keys: Tensor, mask: Optional[Tensor], size: Optional[Tuple[int, int]]) -> Optional[Prior]:
@@ -162,25 +156,17 @@ class SelfOptimalTransport(nn.Module):
         if self.prior is None:
             return None
         if size is None or size[0] * size[1] != n:
-            raise ValueError(f"size={size} does not fit {n} tokens; prior='2d' needs the height and width of the map that the "
-                             'tokens are')
+            raise ValueError(
+                f"size={size} does not fit {n} tokens; prior='2d' needs the height and width of the map that the tokens are")
         return position_prior_2d(size, self.num_references, self.tau, keys)
-
-    def _check(self, out: Tensor, keys: Tensor) -> None:
-        # exp(L + f + g) balances whatever L is finite: a plan without mass in a row or column shows as infinity or NaN
-        if not out.isfinite().all():
-            cause = 'its values are not finite' if keys.isfinite().all() else 'the tokens that came in are not finite'
-            raise FloatingPointError(f'the transport plan underflows: {cause}, at {self.extra_repr()}; '
-                                     'choose a larger eps or tau')
 
 
 class SelfOptimalTransport2d(SelfOptimalTransport):
     """`SelfOptimalTransport` of the positions of a map, with a prior on the map by default.
 
     Args:
-        channels: C, a multiple of ``head_dim``.
         prior: '2d', '1d' on the rows one behind the other, or None.
-        kwargs: see `SelfOptimalTransport`.
+        kwargs: these, and what comes before, see `SelfOptimalTransport`.
 
     Shape:
         (B, C, H, W) -> (B, C, H, W) at any H and W, channels_last.
@@ -217,14 +203,6 @@ class _Unit(torch.autograd.Function):
 def _full_precision(x: Tensor) -> ContextManager:
     # meta tensors, on which costs are counted, know no autocast
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
-
-def nystrom_features(keys: Tensor, centres: Tensor, similarity: Similarity) -> Tensor:
-    """Features whose inner products approximate a kernel: ``k(z, z)^(-1/2) k(z, x)`` (arXiv 2401.03540, after Nyström).
-
-    Unit vectors x, the keys (B, h, n, d), and z, the centres (h, k, d), to (B, h, n, k).
-    """
-    return similarity(keys, centres) @ _InverseRoot.apply(similarity(centres, centres))[0]
 
 
 class _InverseRoot(torch.autograd.Function):

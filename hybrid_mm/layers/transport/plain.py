@@ -10,22 +10,11 @@ from .sinkhorn import balance, times_columns, times_rows
 
 def transport(values: Tensor, keys: Tensor, references: Tensor, similarity: Similarity, iterations: int,
               prior: Optional[Prior] = None, mask: Optional[Tensor] = None) -> Tensor:
-    """Values of all tokens, exchanged through the references along the plan.
+    """Values of all tokens (B, h, n, d), exchanged through the references along the plan: (B, h, n, d).
 
     Without prior this is ``n m T T^T V``, symmetric and positive semi-definite in the tokens; with a prior, both factors are
-    normalised to weights that sum to 1.
-
-    Args:
-        values: V, (B, h, n, d).
-        keys: unit vectors (B, h, n, k).
-        references: unit vectors (h, m, k).
-        similarity: of keys and references.
-        iterations: of Sinkhorn.
-        prior: position prior, or None.
-        mask: (B, n) bool, True for real tokens; padding sends nothing and gets zeros. None: all are real.
-
-    Returns:
-        (B, h, n, d).
+    normalised to weights that sum to 1. Keys (B, h, n, k) and references (h, m, k) are unit vectors. The mask, (B, n) bool, is
+    True for real tokens; padding sends nothing and gets zeros. None: all are real.
     """
     cells, K, f, g = pool(values, keys, references, similarity, iterations, prior, mask)
     if similarity.is_narrow(prior):  # here f and g are factors
