@@ -55,6 +55,12 @@ class Mismatch:
         return '; '.join(parts)
 
 
+def renewed(tensors: Dict[str, Any]) -> Dict[str, Any]:
+    """Tensors as this version shapes them: factors of LayerScale, (C, 1, 1) in files of 0.1, are (C,)."""
+    return {key: value.flatten() if key.endswith(('.gamma1', '.gamma2')) and value.ndim == 3 else value
+            for key, value in tensors.items()}
+
+
 def weights_in(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     """The weights of a training checkpoint, without the prefix of data-parallel training."""
     tensors = checkpoint.get('state_dict', checkpoint)
@@ -86,6 +92,7 @@ def fitting(tensors: Dict[str, Any],
         tensors = {key: value for key, value in tensors.items() if key in wanted}
     elif spare_heads:
         tensors = {key: value for key, value in tensors.items() if not _is_of_absent_head(key, wanted)}
+    tensors = renewed(tensors)
     mismatch = Mismatch.between(shapes_of(tensors), wanted)
     mismatch.missing = [key for key in mismatch.missing if not key.endswith('num_batches_tracked')]
     if mismatch:

@@ -9,7 +9,7 @@ from hybrid_mm.registry import WEIGHT_INITIALIZERS
 from . import glit
 from .conversion import drop_repeats, rename_keys
 from .files import backbone_part, load_released
-from .fit import Mismatch, shapes_of
+from .fit import Mismatch, renewed, shapes_of
 from .identification import optional, recognise, required
 from .key_maps import KEY_MAPS
 
@@ -51,7 +51,7 @@ class Released:
         if not hasattr(module, 'stages') or not hasattr(module, 'out_indices'):
             raise TypeError(f'hybrid_mm.Released cannot initialise {type(module).__name__}; it belongs into the init_cfg of a '
                             'backbone of hybrid_mm')
-        model, released = module.state_dict(), load_released(self.checkpoint)
+        model, released = module.state_dict(), renewed(load_released(self.checkpoint))
         family = next((cls.__name__ for cls in type(module).__mro__ if cls.__name__ in KEY_MAPS), None)
         try:
             file = backbone_part(released, self.prefix)

@@ -11,6 +11,7 @@ from torch import nn
 
 from hybrid_mm.backbones import ParCConvNeXt, ParCMobileNetV2, ParCNet, SeTformer, TransCNN
 from hybrid_mm.checkpoints import Released, convert
+from hybrid_mm.checkpoints.fit import fitting
 from hybrid_mm.registry import MODELS
 
 
@@ -306,6 +307,18 @@ def test_a_setformer_refuses_the_weights_of_another_network(released, save):
 def test_a_setformer_with_other_references_is_told(save):
     file = classifier_of(num_references=(16, 16, 16, 9))
     assert_refused(SeTformer(**SETFORMER), save(file), ['the file has num_references=16 instead of 9; '])
+
+
+def test_a_setformer_takes_factors_of_layer_scale_as_version_0_1_wrote_them(save):
+    file = {key: value[:, None, None] if 'gamma' in key else value
+            for key, value in classifier_of(layer_scale_init_value=0.1).items()}
+    backbone = SeTformer(**SETFORMER, layer_scale_init_value=0.1)
+    Released(save(file))(backbone)
+    assert torch.equal(backbone.stages[1][0].gamma2, file['backbone.stages.1.0.gamma2'][:, 0, 0])
+    whole = nn.ModuleDict(dict(backbone=backbone))
+    weights_of_model = {key: value for key, value in file.items() if key.startswith('backbone.')}
+    weights_of_model.update({f'backbone.{key}': value for key, value in backbone.state_dict().items() if 'out_norms' in key})
+    assert fitting(weights_of_model, whole, 'old.pth')['backbone.stages.1.0.gamma2'].shape == (16, )
 
 
 def test_prefix_says_where_in_the_file_the_backbone_is(save):
