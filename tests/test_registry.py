@@ -6,28 +6,31 @@ import hybrid_mm
 from hybrid_mm import registry
 
 
+CODE = '''
+import torch
+import {library}.models
+from {library}.registry import MODELS
+from mmengine.registry import init_default_scope
+init_default_scope('{library}')
+with torch.device('meta'):
+    model = MODELS.build(dict(type='hybrid_mm.TransCNN', arch='small'))
+    other = MODELS.build(dict(type='hybrid_mm.HATNet', arch='tiny'))
+print(model.out_channels, other.out_channels)
+'''
+
+
 @pytest.mark.parametrize('library', ['mmdet', 'mmseg', 'mmpretrain'])
-def test_types_are_found_from_each_library_without_any_import_of_ours(library, run_python):
-    done = run_python(f'''
-        import torch
-        from hybrid_mm.compat import mend_torchvision
-        mend_torchvision()
-        import {library}.models
-        from {library}.registry import MODELS
-        from mmengine.registry import init_default_scope
-        init_default_scope('{library}')
-        with torch.device('meta'):
-            model = MODELS.build(dict(type='hybrid_mm.TransCNN', arch='small'))
-            other = MODELS.build(dict(type='hybrid_mm.HATNet', arch='tiny'))
-        print(model.out_channels, other.out_channels)
-    ''')
-    assert done.stdout.split('\n')[-2] == '(64, 128, 256, 512) (48, 96, 240, 384)', done.stderr
+def test_types_are_found_from_each_library_without_any_import_of_ours(library, run_in_forks, root, tmp_path):
+    (tmp_path / 'code.py').write_text(CODE.format(library=library))
+    out, err = tmp_path / 'out', tmp_path / 'err'
+    status = run_in_forks([['python', 'code.py']], tmp_path, out, err, PYTHONPATH=str(root))
+    assert status == 0 and out.read_text().splitlines()[-1] == '(64, 128, 256, 512) (48, 96, 240, 384)', err.read_text()
 
 
-def test_package_needs_only_torch_mmengine_and_mmcv(run_python):
+def test_package_needs_torch_and_mmengine_alone(run_python):
     done = run_python('''
         import sys
-        for name in ('mmdet', 'mmseg', 'mmpretrain', 'torchvision'):
+        for name in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision'):
             sys.modules[name] = None
         import hybrid_mm, hybrid_mm.registry, hybrid_mm.backbones, hybrid_mm.plugins, hybrid_mm.checkpoints
         import hybrid_mm.engine, hybrid_mm.layers
