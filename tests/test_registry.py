@@ -5,7 +5,6 @@ import pytest
 import hybrid_mm
 from hybrid_mm import registry
 
-
 CODE = '''
 import torch
 import {library}.models
