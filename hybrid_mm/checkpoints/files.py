@@ -1,5 +1,4 @@
 """Checkpoint files of others: fetch, read weights only, unwrap."""
-import argparse
 import os
 import re
 from contextlib import nullcontext
@@ -25,6 +24,13 @@ _PREFIXES = ('backbone.', 'encoder.')
 # averaged ones as 'state_dict'.
 _AVERAGED = ('state_dict_ema', 'model_ema')
 _WRAPPINGS = (*_AVERAGED, 'state_dict', 'model')
+
+
+class _CommandLine:
+    """Goes by the name of ``argparse.Namespace``, which training scripts in DeiT's tradition store beside the weights."""
+
+
+_CommandLine.__module__, _CommandLine.__qualname__, _CommandLine.__name__ = 'argparse', 'Namespace', 'Namespace'
 
 
 def load_released(path_or_url: str) -> Dict[str, Tensor]:
@@ -137,10 +143,8 @@ def _fetch(url: str) -> Path:
 
 
 def _read(path: Path, advice: str) -> Any:
-    # Training scripts in DeiT's tradition store their command line, a Namespace of plain values, beside the weights;
-    # torch below 2.5 has no way to allow it.
-    allow = getattr(torch.serialization, 'safe_globals', nullcontext)
-    with allow([argparse.Namespace]):
+    allow = getattr(torch.serialization, 'safe_globals', nullcontext)  # torch below 2.5 has no way to allow anything
+    with allow([_CommandLine]):
         try:
             return torch.load(path, map_location='cpu', weights_only=True)
         except PermissionError:
