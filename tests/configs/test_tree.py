@@ -96,7 +96,7 @@ def test_dump_of_a_config_says_the_same(monkeypatch):
 
     for_each(name=['maskrcnn_parc_r50_shapes.py', 'upernet_transcnn_b.py', 'imagenet_glit_t.py'])(compare)()
     # most of the time goes into a layout that is easy to read
-    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True), raising=False)  # not the fork's
     for_each(name=LEAVES)(compare)()
 
 
