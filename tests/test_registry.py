@@ -38,6 +38,16 @@ def test_package_needs_torch_and_mmengine_alone(run_python):
     assert done.returncode == 0 and done.stdout.strip() == hybrid_mm.__version__, done.stderr
 
 
+def test_commands_mend_reading_of_configs_and_checkpoints_before_they_read_any(run_python):
+    """Whatever the network is: one of the libraries' own does not bring our registries in."""
+    done = run_python('''
+        import sys, torch
+        import hybrid_mm.commands.train
+        print('hybrid_mm.registry' in sys.modules, len(torch.serialization.get_safe_globals()) > 0)
+    ''')
+    assert done.stdout.split() == ['True', 'True'], done.stderr
+
+
 def test_import_is_cheap(run_python):
     done = run_python('''
         import sys, hybrid_mm

@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 
+import hybrid_mm.registry  # noqa: F401  before configs and checkpoints are read, see `hybrid_mm.compat`
 from hybrid_mm.environment.libraries import require
 from hybrid_mm.errors import SetupError
 
