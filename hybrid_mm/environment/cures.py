@@ -54,7 +54,7 @@ def _pinned(item: str, facts: Facts) -> str:
     """What pip is asked for: the version of the tests, except that some of them exist from Python 3.11 on alone."""
     name, version = pin_of(item, facts)
     old_python = version_numbers(facts['python']['version']) < (3, 11) and not item.startswith('mm')
-    return name if old_python else f'{name}=={version}'
+    return name if old_python or not version else f'{name}=={version}'
 
 
 def _torchvision(facts: Facts) -> str:

@@ -8,17 +8,20 @@ DISTRIBUTIONS = {'mmseg': 'mmsegmentation', 'cv2': 'opencv-python'}  # the other
 
 
 def _required(name: str) -> Dict[str, str]:
-    """Distribution -> version in a file of `requirements`, which lies beside the package in a clone and below it in a wheel."""
+    """Distribution -> version in a file of `requirements`, which lies beside the package in a clone and below it in a wheel.
+
+    Where somebody has copied the package alone, there is none, and cures name no versions.
+    """
     package = Path(__file__).resolve().parents[1]
-    files = (folder / 'requirements' / name for folder in (package / '.mim', package.parent))
-    text = next(file for file in files if file.is_file()).read_text()
+    files = [folder / 'requirements' / name for folder in (package / '.mim', package.parent)]
+    text = ''.join(file.read_text() for file in files if file.is_file())
     return dict(re.findall(r'^([\w-]+)==(\S+)', text, re.MULTILINE))
 
 
 _STACK, _FORKS = _required('stack.txt'), _required('forks.txt')
-PINS = {item: _STACK[DISTRIBUTIONS.get(item, item)] for item in (  # module -> version on which the tests run
+PINS = {item: _STACK.get(DISTRIBUTIONS.get(item, item)) for item in (  # module -> version on which the tests run
     'setuptools', 'torch', 'numpy', 'cv2', 'torchvision', 'mmengine', 'mmcv', 'pycocotools', 'mmdet', 'mmseg', 'mmpretrain')}
-FORKS = {item: (name, _FORKS[name]) for item, name in (  # module -> distribution and version of the maintained fork
+FORKS = {item: (name, _FORKS.get(name)) for item, name in (  # module -> distribution and version of the maintained fork
     ('mmengine', 'onedl-mmengine'), ('mmcv', 'onedl-mmcv'), ('mmdet', 'onedl-mmdetection'), ('mmseg', 'onedl-mmsegmentation'),
     ('mmpretrain', 'onedl-mmpretrain'))}
 MINIMA = {  # those of setup.py

@@ -1,6 +1,7 @@
 """`tools/check_env.py` in environments that are broken for real, and its sentences for those that cannot be made here."""
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -422,6 +423,16 @@ def test_an_old_python_gets_no_versions_that_it_cannot_have():
 def test_the_module_needs_nothing_but_the_standard_library(root):
     code = f'import sys; sys.path.insert(0, {str(root)!r}); import hybrid_mm.environment'
     subprocess.run([sys.executable, '-I', '-S', '-c', code], check=True)
+
+
+def test_a_package_that_was_copied_alone_imports_and_cures_without_versions(root, tmp_path):
+    shutil.copytree(root / 'hybrid_mm' / 'environment', tmp_path / 'hybrid_mm' / 'environment')
+    for name in ('__init__.py', 'errors.py', 'paths.py', 'version.py'):
+        shutil.copy(root / 'hybrid_mm' / name, tmp_path / 'hybrid_mm')
+    code = (f'import sys; sys.path.insert(0, {str(tmp_path)!r}); from hybrid_mm.environment.cures import cure_for; '
+            'print(cure_for("mmdet", {"python": {"version": "3.11.7"}}))')
+    done = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith('-m pip install mmdet\n')
 
 
 def test_versions_are_those_of_the_requirements_and_of_the_package(root):
