@@ -18,11 +18,6 @@ flush_denormals()
 mend_torchvision()
 
 
-def pytest_collection_modifyitems(items) -> None:
-    """Tests of the tools first: one process takes these, with what they share, and ends on the many short ones, as others do."""
-    items.sort(key=lambda item: 'tools' not in item.path.parent.parts)
-
-
 @pytest.fixture(scope='session')
 def root() -> Path:
     """The root of the clone."""
