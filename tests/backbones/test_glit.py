@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from hybrid_mm.backbones import GLiT
@@ -141,11 +141,12 @@ def test_image_mode_gives_the_normed_class_token():
 
 def test_linear_head_of_mmpretrain_takes_the_class_token():
     import mmpretrain.models  # noqa: F401
-    classifier = MODELS.build(
-        dict(
-            type='mmpretrain.ImageClassifier',
-            backbone=dict(type='hybrid_mm.GLiT', arch=TINY, mode='image', global_blocks=()),
-            head=dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=12)))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        classifier = MODELS.build(
+            dict(
+                type='mmpretrain.ImageClassifier',
+                backbone=dict(type='hybrid_mm.GLiT', arch=TINY, mode='image', global_blocks=()),
+                head=dict(type='mmpretrain.LinearClsHead', num_classes=5, in_channels=12)))
     assert classifier.eval()(torch.randn(2, 3, 224, 224)).shape == (2, 5)
 
 
