@@ -3,7 +3,6 @@ import time
 
 import pytest
 import torch
-from tools.conftest import pictures, run_tool, shapes, tiny  # noqa: F401  fixtures
 
 from hybrid_mm.commands.search import find_checkpoint
 from hybrid_mm.commands.shared import load_config
