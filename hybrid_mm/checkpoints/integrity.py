@@ -7,6 +7,7 @@ from typing import Dict, Optional, Tuple
 NOT_WHOLE = 'is no checkpoint of PyTorch, or incomplete'
 _LEGACY = b'\x80\x02'  # torch's format before 1.6, pickles one after the other, has no checksums
 _BLOCK = 1 << 20
+_FOLDER = 0x10  # the attribute of MS-DOS
 _known: Dict[Tuple[object, ...], Optional[str]] = {}
 
 
@@ -62,6 +63,8 @@ def _fault_of(path: str, pickle_alone: bool) -> Optional[str]:
 
 
 def _is_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    if entry.external_attr & _FOLDER and not entry.is_dir():  # torch would read what happens to be in its memory
+        return False
     try:
         with archive.open(entry) as stream:  # compares the names, too, and at the end the checksum
             while stream.read(_BLOCK):
