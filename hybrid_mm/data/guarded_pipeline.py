@@ -290,6 +290,10 @@ def _with_other_turn(transform: Callable) -> Callable:
 def _is_wide(path: str) -> bool:
     """Whether the file of a label map has more than eight bits a pixel."""
     try:
+        with open(path, 'rb', buffering=0) as file:
+            head = file.read(25)
+            if head.startswith(b'\x89PNG'):
+                return head[-1] > 8
         with Image.open(path) as image:
             return image.mode.startswith(('I', 'F'))
     except OSError:

@@ -71,10 +71,10 @@ class Lines(Hook):
 def train(run):
     """Train with the guard: what it logged, and the runner."""
 
-    def train(dataset, train_cfg=EPOCHS, workers=0, hooks=(), **options):
+    def train(dataset, train_cfg=EPOCHS, workers=0, hooks=(), val_dataset=None, **options):
         lines = []
         runner = run(dataset, train_cfg, [Lines(lines), DataGuardHook(**options), *hooks], workers, validate=True,
-                     val_dataset=points())
+                     val_dataset=val_dataset or points())
         return lines, runner
 
     return train
@@ -128,7 +128,12 @@ def test_too_many_skipped_samples_stop_behind_the_checkpoint_of_the_epoch(train,
 def test_few_samples_between_validations_are_not_judged(train):
     train(points(3), dict(ITERATIONS, max_iters=4, val_interval=2), samples='skip', max_share=0.01)
     with pytest.raises(SetupError, match='more than max_share=0.01'):
-        train(points(3), dict(ITERATIONS, val_interval=60), samples='skip', max_share=0.01)
+        train(points(3), dict(ITERATIONS, max_iters=52, val_interval=52), samples='skip', max_share=0.01)
+
+
+def test_evaluation_stops_where_training_skips(train):
+    with pytest.raises(SetupError, match='^LoadPoint fails on sample 2: OSError: no light; mend it or take it out of the data$'):
+        train(points(), val_dataset=points(2), samples='skip', max_share=1)
 
 
 class Switch(Hook):
