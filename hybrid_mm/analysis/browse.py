@@ -12,6 +12,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from hybrid_mm.data.datasets import leaf_datasets
+from hybrid_mm.data.guarded_pipeline import guard
 from hybrid_mm.errors import SetupError
 from hybrid_mm.inference import PREDICTORS
 from hybrid_mm.networks import preprocessor_of
@@ -50,6 +51,7 @@ def browse(cfg: Config, split: str, number: int, seed: int = 0) -> Iterator[Pict
     dataset = DATASETS.build(dataset_cfg)
     if len(dataset) == 0:
         raise SetupError(f'{split}_dataloader.dataset is empty; check its ann_file, data_prefix and filter_cfg')
+    guard(dataset, f'{split}_dataloader.dataset')
     kind = (cfg.get('visualizer') or {}).get('type', PREDICTORS[cfg.default_scope].visualizer_type)
     visualizer = VISUALIZERS.build(dict(type=kind, name=f'browse-{id(cfg)}', vis_backends=[]))
     visualizer.dataset_meta = dataset.metainfo

@@ -20,6 +20,7 @@ from mmengine.runner import Runner, set_random_seed
 from mmengine.utils.dl_utils import set_multi_processing
 from torch import Tensor, nn
 
+from hybrid_mm.data.guarded_pipeline import guard
 from hybrid_mm.errors import SetupError
 from hybrid_mm.layers import SelfOptimalTransport2d
 from hybrid_mm.layers.transport.definition import row_entropy
@@ -223,6 +224,7 @@ def training_images(cfg: Any, model: nn.Module, number: int, seed: int = 0) -> T
     loader_cfg.pop('batch_sampler', None)
     loader_cfg.update(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=True))
     loader = Runner.build_dataloader(loader_cfg, seed=seed)
+    guard(loader.dataset, 'train_dataloader.dataset')
     number = min(number, len(loader.dataset))
     # without Mixup and CutMix, and without padding to the size of the crop
     images = (model.data_preprocessor(data, training=False)['inputs'] for data in itertools.islice(loader, number))

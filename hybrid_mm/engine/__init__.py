@@ -5,6 +5,7 @@ from hybrid_mm.errors import SetupError
 from .hooks import (
                     CheckpointHook,
                     CheckSetupHook,
+                    DataGuardHook,
                     LoggerHook,
                     ProgressBarHook,
                     RandomStateHook,
@@ -14,6 +15,6 @@ from .hooks import (
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook',
-    'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
+    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook',
+    'RandomStateHook', 'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]

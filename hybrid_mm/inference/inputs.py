@@ -1,7 +1,6 @@
 """Pictures, folders of pictures and videos: what there is, and reading it."""
 import itertools
 import math
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Tuple, Union
 
@@ -9,6 +8,7 @@ import cv2
 import mmcv
 import numpy as np
 
+from hybrid_mm.data.samples import silent_opencv
 from hybrid_mm.errors import SetupError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')  # of the pictures in a folder
@@ -67,14 +67,3 @@ def read_frames(path: Path) -> Iterator[Tuple[int, np.ndarray]]:
         if not is_there:
             return
         yield number, frame
-
-
-@contextmanager
-def silent_opencv() -> Iterator[None]:
-    """Keep OpenCV's own lines about files that it cannot read from stderr; the caller finds better words."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

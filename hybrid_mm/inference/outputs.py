@@ -27,9 +27,9 @@ from typing import Any, Callable, Dict, Iterator, Sequence, Tuple
 import cv2
 import numpy as np
 
+from hybrid_mm.data.samples import silent_opencv
 from hybrid_mm.errors import SetupError
 
-from .inputs import silent_opencv
 from .predictors import Predictor, Segmentor
 
 _CODECS = (('mp4v', '.mp4'), ('MJPG', '.avi'))  # every OpenCV has the second

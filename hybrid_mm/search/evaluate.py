@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from hybrid_mm.checkpoints.fit import load_fitting, weights_in
+from hybrid_mm.data.guarded_pipeline import guard
 from hybrid_mm.networks import build_model, quiet
 
 from .settings import SearchSettings
@@ -153,7 +154,9 @@ def _val_loader(cfg: Config, settings: SearchSettings) -> DataLoader:
 def _build_loader(loader: dict, cfg: Config) -> DataLoader:
     if cfg.default_scope == 'mmpretrain':
         loader.setdefault('collate_fn', dict(type='default_collate'))
-    return Runner.build_dataloader(loader, seed=0)
+    built = Runner.build_dataloader(loader, seed=0)
+    guard(built.dataset, 'dataset')
+    return built
 
 
 @contextmanager

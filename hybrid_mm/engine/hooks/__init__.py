@@ -1,6 +1,7 @@
 """Hooks of the stock runner."""
 from .check_setup import CheckSetupHook
 from .checkpoint import CheckpointHook
+from .data_guard import DataGuardHook
 from .logger import LoggerHook
 from .progress_bar import ProgressBarHook
 from .random_state import RandomStateHook
@@ -8,6 +9,6 @@ from .variable_size import VariableSizeHook
 from .weight_average import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook', 'VariableSizeHook',
+    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook', 'VariableSizeHook',
     'WeightAverageHook'
 ]
