@@ -1,19 +1,15 @@
 """Generated annotation files: what is put in is found, and a cleaned copy is clean and loads."""
 import copy
-import json
 import math
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
 from hybrid_mm.data import faults as kinds
-from hybrid_mm.data.coco_faults import find_faults, read_coco, size_fault, sizes_unlike
+from hybrid_mm.data.coco_faults import find_faults, read_coco
 from hybrid_mm.data.coco_fix import mend, write_coco
-from hybrid_mm.data.rle import run_lengths
-from hybrid_mm.errors import SetupError
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])
