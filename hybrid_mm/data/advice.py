@@ -89,14 +89,14 @@ def _turned(part: Part) -> List[Fault]:
             continue
         text = f'has orientation {facts.orientation}'
         image = sizes.get(entry.path)
-        size = (image.get('width'), image.get('height')) if image else None
+        size = (image.get('width'), image.get('height')) if image else facts.map_size
         if size is None or facts.orientation < 5 or facts.size[0] == facts.size[1]:
             text += ('; OpenCV turns it, and whether its annotations are for the turned picture cannot be told; save it again '
                      'without an orientation')
         elif size == facts.size:
-            text += '; its annotations are for the picture as it is stored, by its width and height'
+            text += '; its annotations are for the picture as it is stored, by their width and height'
         else:
-            text += '; its annotations are for the turned picture, by its width and height'
+            text += '; its annotations are for the turned picture, by their width and height'
         found.append(Fault(kinds.TURNED, entry.path, text, entry.image_id))
     return found
 

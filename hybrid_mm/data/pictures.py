@@ -37,6 +37,7 @@ class Facts(NamedTuple):
     map_fault: Optional[str] = None
     map_unread: Optional[str] = None
     pixels: Dict[int, int] = {}  # of each value of the label map, as its file has them
+    map_size: Optional[Tuple[int, int]] = None  # width and height
 
 
 def read_pictures(paths: Sequence[str], maps: Sequence[Optional[LabelMap]], workers: int) -> List[Facts]:
@@ -86,16 +87,17 @@ def look(path: str, label_map: Optional[LabelMap] = None) -> Facts:
         labels = _read_map(label_map)
     except Exception as error:  # what it raises depends on the format
         return Facts(fault, size, orientation, digest, None, f'cannot be decoded: {first_line(error)}')
-    shape = (size[::-1] if orientation < 5 else size) if size and not fault else labels.shape[:2]
+    shape = size[::-1] if size and not fault else labels.shape[:2]
+    if orientation >= 5 and labels.shape[:2] == shape[::-1]:
+        shape = labels.shape[:2]  # for the turned picture; the data guard loads it as the map wants it
     raw = labels
     if label_map.others and labels.ndim == 2:
         labels = _renumbered(labels, label_map)
     map_fault = label_map_fault(labels, (shape[0], shape[1]), label_map.num_classes,
                                 label_map.reduce_zero_label and labels is raw, label_map.ignore_index)
-    if map_fault and orientation > 1 and size and labels.shape == size[::-1] != shape:
-        map_fault += f'; the map fits the picture as it is stored, and its EXIF orientation, {orientation}, has it turned'
     values, counts = np.unique(raw, return_counts=True) if raw.ndim == 2 and raw.dtype.kind in 'uib' else ([], [])
-    return Facts(fault, size, orientation, digest, map_fault, None, {int(value): int(n) for value, n in zip(values, counts)})
+    pixels = {int(value): int(number) for value, number in zip(values, counts)}
+    return Facts(fault, size, orientation, digest, map_fault, None, pixels, (labels.shape[1], labels.shape[0]))
 
 
 def _read_map(label_map: LabelMap) -> np.ndarray:

@@ -164,7 +164,8 @@ def test_any_values_are_mended_into_a_file_that_mmdetection_loads(tmp_path, cont
     assert find_faults(read, 'f', masks=True, evaluated=True) == []
     if read['images'] and read['annotations'] and read['categories']:
         classes = tuple(category['name'] for category in read['categories'])
-        dataset = CocoDataset(ann_file=str(path), metainfo=dict(classes=classes), data_prefix=dict(img=''))
+        dataset = CocoDataset(ann_file=str(path), metainfo=dict(classes=classes), data_prefix=dict(img=''),
+                              serialize_data=False)
         sizes = {image['id']: (image['height'], image['width']) for image in read['images']}
         assert sum(len(entry['instances']) for entry in dataset) == sum(
             not annotation.get('ignore') for annotation in read['annotations'])

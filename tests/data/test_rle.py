@@ -15,7 +15,8 @@ def test_pixels_are_those_that_pycocotools_decodes():
     assert foreground.tolist() == [mask.sum() for mask in masks]
 
 
-@pytest.mark.parametrize('counts', ['', 'a', '5`', 'ä3', '~1', '\n5', 'oooooooooo0', 'J5', [], [3, -1], [3, 0.5], [3, True], ['3']])
+@pytest.mark.parametrize('counts', ['', 'a', '5`', 'ä3', '~1', '\n5', 'oooooooooo0', 'J5', [], [3, -1], [3, 0.5],
+                                    [3, True], ['3']])
 def test_what_cannot_be_decoded_is_told(counts):
     good = [2, 3]
     pixels, foreground = run_lengths([good, counts, '53', good])

@@ -188,6 +188,19 @@ def test_label_maps_of_all_kinds_of_faults_are_listed(tiny, data):
             message(report, 'values above num_classes'))
 
 
+@pytest.mark.parametrize('size, text', [((40, 64), 'as it is stored'), ((64, 40), 'the turned picture')])
+def test_a_label_map_may_be_for_the_turned_picture_or_for_the_stored_one(tiny, data, size, text):
+    labels = sorted((data / ADE).iterdir())[0]
+    picture = data / ADE.replace('annotations', 'images') / f'{labels.stem}.jpg'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.unlink()  # another name of the file in COCO's layout
+    Image.fromarray(np.zeros((64, 40, 3), np.uint8)).save(picture, exif=exif)
+    cv2.imwrite(str(labels), np.ones(size[::-1], np.uint8))
+    status, report = check(tiny('segmentor'), '--split', 'train')
+    assert status == 0 and text in message(report, 'picture with an EXIF orientation')
+
+
 def rewrite(data, change):
     for path in (data / ADE).iterdir():
         cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
