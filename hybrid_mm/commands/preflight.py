@@ -11,6 +11,7 @@ from hybrid_mm.checkpoints.contents import check_usable
 from hybrid_mm.checkpoints.fit import starting_weights
 from hybrid_mm.checkpoints.resumable import check_resumable
 from hybrid_mm.data.datasets import check_categories, dataset_class, leaf_datasets, read_categories, reads_coco_files
+from hybrid_mm.data.preflight import annotation_files, check_annotations, settings_of, use_copies
 from hybrid_mm.errors import SetupError
 
 _VARIABLES = {  # launcher -> environment variables that its processes have, and how they are started
@@ -72,17 +73,18 @@ def check_starting_weights(cfg: Config) -> None:
         check_usable(path, name, command_line)
 
 
-def check_data(cfg: Config, splits: Sequence[str]) -> None:
+def check_data(cfg: Config, splits: Sequence[str], annotations: bool = True) -> None:
     """Raise a SetupError where folders or files of the data sets are missing, or files are not what the data sets read.
 
-    ``splits`` are those of train, val and test that the run uses.
+    With ``annotations`` COCO files are looked through, and where `hybrid_mm.CheckSetupHook` of the config says so, mended copies
+    take their place in the config, see `hybrid_mm.data.preflight.check_annotations`. ``splits`` are those of train, val and test
+    that the run uses.
     """
+    leaves = [leaf for split in splits if cfg.get(f'{split}_dataloader') is not None
+              for leaf in leaf_datasets(cfg[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset')]
+    for name, dataset in leaves:
+        _check_dataset(dataset, name, cfg.default_scope)
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if loader is None:
-            continue
-        for name, dataset in leaf_datasets(loader.dataset, f'{split}_dataloader.dataset'):
-            _check_dataset(dataset, name, cfg.default_scope)
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
             path, name = evaluator.get('ann_file'), f'{split}_evaluator.ann_file'
@@ -90,6 +92,10 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
             evaluates = evaluator.get('type') == 'CocoMetric' and not evaluator.get('format_only')
             if evaluates and os.path.isfile(path or ''):
                 read_categories(path)  # here it has to have annotations
+    if annotations:
+        use_copies(cfg, splits, check_annotations(annotation_files(cfg, splits), cfg.work_dir, **settings_of(cfg)))
+        for _, dataset in leaves:
+            _check_classes(dataset, cfg.default_scope)
 
 
 def _check_dataset(dataset: dict, name: str, scope: str) -> None:
@@ -107,6 +113,13 @@ def _check_dataset(dataset: dict, name: str, scope: str) -> None:
         _check_path(path, f'{name}.{key}', f'{name}.data_root' if root else f'{name}.{key}')
     ann_file = paths.get('ann_file', '')
     if reads_coco_files(kind) and os.path.isfile(ann_file):
+        read_categories(ann_file, with_annotations=not dataset.get('test_mode', False))
+
+
+def _check_classes(dataset: dict, scope: str) -> None:
+    kind = dataset_class(dataset, scope)
+    ann_file = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+    if kind is not None and not dataset.get('backend_args') and reads_coco_files(kind) and os.path.isfile(ann_file):
         classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO['classes']
         if not isinstance(classes, str):  # a file with names, which the data set reads
             check_categories(ann_file, classes, with_annotations=not dataset.get('test_mode', False))

@@ -42,6 +42,33 @@ def reads_coco_files(dataset_class: type) -> bool:
     return mmdet is not None and getattr(dataset_class, 'load_data_list', None) is mmdet.CocoDataset.load_data_list
 
 
+def reads_instances(dataset_class: type) -> bool:
+    """Whether a data set class reads boxes, and perhaps masks, from a COCO file; panoptic ones have files of another kind."""
+    return reads_coco_files(dataset_class) and getattr(dataset_class, 'ANN_ID_UNIQUE', True)
+
+
+def wants_masks(pipeline: Any) -> bool:
+    """Whether a pipeline's config loads masks."""
+    for step in pipeline or ():
+        nested = isinstance(step, (list, tuple)) and wants_masks(step)
+        if nested or isinstance(step, dict) and (step.get('with_mask') or wants_masks(step.get('transforms'))):
+            return True
+    return False
+
+
+def evaluators_of(cfg: Any, split: str) -> List[dict]:
+    """The evaluators of a split that read a COCO file."""
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    return [evaluator for evaluator in (evaluators if isinstance(evaluators, (list, tuple)) else [evaluators])
+            if isinstance(evaluator, dict) and str(evaluator.get('type')).endswith('CocoMetric')]
+
+
+def is_evaluated(cfg: Any, split: str, metric: str = '') -> bool:
+    """Whether predictions of a split are compared with a COCO file, and by this metric, if one is given."""
+    metrics = [evaluator.get('metric', 'bbox') for evaluator in evaluators_of(cfg, split) if not evaluator.get('format_only')]
+    return bool(metrics) if not metric else any(metric == found or metric in list(found) for found in metrics)
+
+
 def check_categories(path: str, classes: Sequence[str], with_annotations: bool = True) -> None:
     """See that a file is a COCO annotation file with these classes among its categories, in the file's order.
 
