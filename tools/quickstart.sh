@@ -20,5 +20,5 @@ else
 fi
 
 echo "== Evaluation"
-"$PYTHON" tools/test.py "$config" "$(cat "$work/last_checkpoint")" --work-dir "$work/test" --show-dir pictures
+"$PYTHON" tools/test.py "$config" "$work/$(basename "$(cat "$work/last_checkpoint")")" --work-dir "$work/test" --show-dir pictures
 "$PYTHON" tools/report.py "$work"

@@ -1,7 +1,6 @@
 """Checkpoint files of others: fetch, read weights only, unwrap."""
 import os
 import re
-from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Dict, Optional
@@ -11,9 +10,11 @@ import torch
 from mmengine import dist
 from torch import Tensor
 
-from hybrid_mm.errors import shorten
+from hybrid_mm.errors import SetupError, shorten
 
+from .contents import first_nonfinite, read
 from .identification import guess_family
+from .integrity import fault_of
 from .key_maps import KEY_MAPS
 
 # What detectors and segmentors, OpenMMLab's and those of ParC-Net's authors, put before the names of their backbone.
@@ -24,13 +25,6 @@ _PREFIXES = ('backbone.', 'encoder.')
 # averaged ones as 'state_dict'.
 _AVERAGED = ('state_dict_ema', 'model_ema')
 _WRAPPINGS = (*_AVERAGED, 'state_dict', 'model')
-
-
-class _CommandLine:
-    """Goes by the name of ``argparse.Namespace``, which training scripts in DeiT's tradition store beside the weights."""
-
-
-_CommandLine.__module__, _CommandLine.__qualname__, _CommandLine.__name__ = 'argparse', 'Namespace', 'Namespace'
 
 
 def load_released(path_or_url: str) -> Dict[str, Tensor]:
@@ -45,7 +39,8 @@ def load_released(path_or_url: str) -> Dict[str, Tensor]:
     Raises:
         FileNotFoundError: there is no such file.
         ConnectionError: the URL cannot be fetched.
-        ValueError: the file is no complete checkpoint, holds no state dict, or asks for more than weights.
+        ValueError: the file is no complete checkpoint or damaged, holds no state dict or one with values that are not finite,
+            or asks for more than weights.
     """
     if urlparse(path_or_url).scheme in ('http', 'https'):
         path = _fetch_once_a_node(path_or_url)
@@ -55,11 +50,22 @@ def load_released(path_or_url: str) -> Dict[str, Tensor]:
         advice = 'get it again'
     if not path.is_file():
         raise FileNotFoundError(f'there is no checkpoint file {path}')
-    checkpoint = _read(path, advice)
+    fault = fault_of(str(path))
+    if not fault:
+        try:
+            checkpoint = read(str(path), command_line=True)
+        except SetupError as error:
+            fault = str(error)
+    if fault:
+        raise ValueError(f'{path} {fault}' + ('' if '; give' in fault else f'; {advice}'))
     try:
-        return unwrap(checkpoint)
+        tensors = unwrap(checkpoint)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
+    poison = first_nonfinite(tensors)
+    if poison:
+        raise ValueError(f'{path} holds weights that are not finite: {poison}; {advice}')
+    return tensors
 
 
 def unwrap(checkpoint: Dict[str, Any]) -> Dict[str, Tensor]:
@@ -140,18 +146,3 @@ def _fetch(url: str) -> Path:
             '`--cfg-options model.backbone.init_cfg.checkpoint=FILE` or start from scratch with '
             '`--cfg-options model.backbone.init_cfg=None`') from error
     return path
-
-
-def _read(path: Path, advice: str) -> Any:
-    allow = getattr(torch.serialization, 'safe_globals', nullcontext)  # torch below 2.5 has no way to allow anything
-    with allow([_CommandLine]):
-        try:
-            return torch.load(path, map_location='cpu', weights_only=True)
-        except PermissionError:
-            raise
-        except Exception as error:  # a broken file can raise almost anything, OSError too
-            refused = re.search(r'GLOBAL (\w+(\.\w+)+) ', str(error))
-            if refused:
-                raise ValueError(f'{path} holds more than weights: it asks for {refused[1]}, which may run code and is '
-                                 'not loaded; give a file with the state dict alone') from None
-            raise ValueError(f'{path} is truncated or no checkpoint of PyTorch; {advice}') from error

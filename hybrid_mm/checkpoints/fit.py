@@ -1,7 +1,7 @@
 """Does a file fit a model? The one place that compares the two and loads strictly, and what a checkpoint says of its classes."""
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from torch import nn
 
@@ -65,6 +65,27 @@ def weights_in(checkpoint: Dict[str, Any]) -> Dict[str, Any]:
     """The weights of a training checkpoint, without the prefix of data-parallel training."""
     tensors = checkpoint.get('state_dict', checkpoint)
     return {re.sub(r'^module\.', '', key): value for key, value in tensors.items()}
+
+
+def starting_weights(node: Any, name: str) -> Iterator[Tuple[str, str, bool]]:
+    """The files that the parts of a model start from, ``init_cfg.checkpoint``.
+
+    Args:
+        node: config of the model.
+        name: of the model in the whole config.
+
+    Yields:
+        File, or URL; the name of its option in the config; whether ``hybrid_mm.Released`` reads it, which passes over the command
+        line of a training script.
+    """
+    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, part in parts:
+        if key == 'init_cfg':
+            for initialiser in part if isinstance(part, (list, tuple)) else [part]:
+                if isinstance(initialiser, dict) and isinstance(initialiser.get('checkpoint'), str):
+                    yield (initialiser['checkpoint'], f'{name}.init_cfg.checkpoint',
+                           str(initialiser.get('type')).endswith('Released'))
+        yield from starting_weights(part, f'{name}.{key}')
 
 
 def fitting(tensors: Dict[str, Any],

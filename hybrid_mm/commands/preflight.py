@@ -1,13 +1,15 @@
 """Checks before anything is built or written: what the command line and the config name has to be there."""
 import inspect
 import os
-import zipfile
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from hybrid_mm.checkpoints.contents import check_usable
+from hybrid_mm.checkpoints.fit import starting_weights
+from hybrid_mm.checkpoints.resumable import check_resumable
 from hybrid_mm.data.datasets import check_categories, dataset_class, leaf_datasets, read_categories, reads_coco_files
 from hybrid_mm.errors import SetupError
 
@@ -48,36 +50,26 @@ def check_file(path: str, what: str) -> None:
         raise SetupError(f'{what} {path} does not exist; give the path of a file')
 
 
-def check_checkpoint(path: Optional[str], what: str) -> None:
-    """See that a local checkpoint, if there is to be one, exists and is whole; a URL and the like are left to the runner."""
-    if path is None or '://' in path:
-        return
-    check_file(path, what)
-    with open(path, 'rb') as file:
-        is_legacy = file.read(2) == b'\x80\x02'  # torch's format before 1.6, a bare pickle
-    if not is_legacy and not zipfile.is_zipfile(path):
-        raise SetupError(f'{what} {path} is no checkpoint of PyTorch, or incomplete; give another file')
+def check_checkpoint(path: Optional[str], what: str, resume: bool = False) -> None:
+    """See that a local checkpoint, if there is to be one, exists, is whole, and holds nothing but finite weights.
+
+    Args:
+        path: the file; a URL and the like are left to the runner.
+        what: names it in the message.
+        resume: whether a training is to go on from it.
+    """
+    if path is not None:
+        (check_resumable if resume else check_usable)(path, what)
 
 
 def check_starting_weights(cfg: Config) -> None:
-    """See that each local file that a part of the model starts from, ``init_cfg.checkpoint``, exists and is whole."""
-    for path, name in _starting_weights(cfg.model, 'model'):
-        if '://' not in path and not os.path.isfile(path):
+    """`check_checkpoint` for each local file that a part of the model starts from, ``init_cfg.checkpoint``."""
+    for path, name, command_line in starting_weights(cfg.model, 'model'):
+        if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
             init_cfg = name.rsplit('.', 1)[0]
             raise SetupError(f'{name} {path} does not exist; give a file with `--cfg-options {name}=FILE`, or start from '
                              f'random weights with `--cfg-options {init_cfg}=None`')
-        check_checkpoint(path, name)
-
-
-def _starting_weights(node: Any, name: str) -> Iterator[Tuple[str, str]]:
-    """File, or URL, and the name of its option in the config."""
-    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for key, part in parts:
-        if key == 'init_cfg':
-            for initialiser in part if isinstance(part, (list, tuple)) else [part]:
-                if isinstance(initialiser, dict) and isinstance(initialiser.get('checkpoint'), str):
-                    yield initialiser['checkpoint'], f'{name}.init_cfg.checkpoint'
-        yield from _starting_weights(part, f'{name}.{key}')
+        check_usable(path, name, command_line)
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ def report(work_dir: Path) -> str:
         ('box AP', f'{metrics["coco/bbox_mAP"]:.3f}'),
         ('mask AP', f'{metrics["coco/segm_mAP"]:.3f}'),
         ('training time', f'{minutes} min {seconds} s'),
-        ('checkpoint', (work_dir / 'last_checkpoint').read_text()),
+        ('checkpoint', str(work_dir / Path((work_dir / 'last_checkpoint').read_text().strip()).name)),
         ('pictures (left: truth, right: found)', str(results[-1].parent / 'pictures')),
     ]
     width = max(len(name) for name, _ in rows)

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, List
 
-from mmengine.runner import find_latest_checkpoint
-
+from hybrid_mm.checkpoints.resumable import find_newest
 from hybrid_mm.errors import SetupError
 from hybrid_mm.search import CostModel
 from hybrid_mm.search import settings as search_settings
@@ -105,7 +104,11 @@ def run_strategy(strategy: Any, store: Store, workers: Workers, settings: search
 def find_checkpoint(path: str) -> str:
     """The checkpoint itself, or the last one of a work folder."""
     if os.path.isdir(path):
-        latest = find_latest_checkpoint(path)
+        latest, passed = find_newest([path])
+        if latest is None:  # without the state of the optimizer, which a search does not need
+            latest, passed = find_newest([path], resume=False)
+        for name, fault in passed:
+            print(f'Passed over: {name} {fault}.', flush=True)
         if latest is None:
             raise SetupError(f'--checkpoint {path} is a folder without a checkpoint; train the supernet with '
                              f'`python tools/search/supernet_train.py CONFIG --work-dir {path}`, or give a file')

@@ -1,14 +1,17 @@
 """What the options of a command line make of a config."""
 import argparse
-from typing import Any, List
+import os
+from typing import Any, List, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
+from hybrid_mm.checkpoints.resumable import find_newest, folders_of, tell
 from hybrid_mm.data.datasets import leaf_datasets
 from hybrid_mm.errors import SetupError
 
+_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 _TTA_MODELS = {
     'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     'mmseg': dict(type='SegTTAModel'),
@@ -37,10 +40,7 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
                              'its learning rate is for')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if cfg.load_from or find_latest_checkpoint(cfg.work_dir):
-            _drop_initialisers(cfg.model)
+        _resume(cfg, args.resume)
 
 
 def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
@@ -57,6 +57,23 @@ def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
         _augment(cfg)
     if args.out is not None:
         _keep_predictions(cfg, args.out)
+
+
+def _resume(cfg: Config, choice: str) -> None:
+    """Go on from a file, or with ``'auto'`` from the newest whole checkpoint; where there is none, start as the config says."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    path: Optional[str] = choice
+    if choice == 'auto' and (hook.get('backend_args') or '://' in str(hook.get('out_dir'))):
+        path = find_latest_checkpoint(cfg.work_dir)  # not on a local disk, as mmengine finds it
+    elif choice == 'auto':
+        folders = folders_of(cfg.work_dir, hook.get('out_dir'))
+        path, passed = find_newest(folders)
+        if next((os.environ[name] for name in _RANKS if name in os.environ), '0') == '0':
+            print('\n'.join(tell(path, passed, folders)), flush=True)
+    cfg.resume = path is not None
+    if path is not None:
+        cfg.load_from = path
+        _drop_initialisers(cfg.model)
 
 
 def _drop_initialisers(node: Any) -> None:

@@ -15,8 +15,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate to the total batch size, from the base size in auto_scale_lr of the config')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from a checkpoint; "auto", or nothing, stands for the last one in the work folder, '
-                        'if there is one')
+                        help='go on from a checkpoint; "auto", or nothing, stands for the newest whole one in the work '
+                        'folder; without one the training starts as the config says')
     add_launcher(parser)
     return parser
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     check_launcher(args.launcher)
     cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     set_up_training(cfg, args)
-    check_checkpoint(cfg.get('load_from'), '--resume' if args.resume else 'load_from')
+    check_checkpoint(cfg.get('load_from'), '--resume' if args.resume and cfg.resume else 'load_from', bool(cfg.get('resume')))
     check_starting_weights(cfg)
     check_data(cfg, ('train', 'val'))
     with runner_of(cfg, args.local_rank) as runner:

@@ -68,8 +68,8 @@ def test_resuming_needs_no_file_of_starting_weights():
 
 @pytest.mark.parametrize('options, resume, load_from', [
     ([], None, 'pretrained.pth'),
-    (['--resume'], True, None),
-    (['--resume', 'auto'], True, None),
+    (['--resume'], False, 'pretrained.pth'),  # there is none, and the training starts as the config says
+    (['--resume', 'auto'], False, 'pretrained.pth'),
     (['--resume', 'epoch_3.pth'], True, 'epoch_3.pth'),
 ])
 def test_resume_goes_before_the_config_s_checkpoint(options, resume, load_from):
