@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
+from hybrid_mm.output import whole_file
 from hybrid_mm.registry import HOOKS
 
 from .batches import shield_workers
@@ -158,9 +159,8 @@ class PreemptionHook(Hook):
 
     @master_only
     def _record_validation(self, runner: Runner) -> None:
-        path = Path(runner.work_dir, 'last_validation')
-        path.with_suffix('.tmp').write_text(str(runner.iter))
-        path.with_suffix('.tmp').replace(path)
+        with whole_file(Path(runner.work_dir, 'last_validation')) as partial:
+            partial.write_text(str(runner.iter))
 
     def _leave(self, runner: Runner, number: int, meta: dict) -> None:
         for hook in runner.hooks:
@@ -171,7 +171,8 @@ class PreemptionHook(Hook):
             self._kept = [*self._kept, f'iter_{step}.pth']
             runner.message_hub.update_info('interrupted', self._kept)
             runner.save_checkpoint(runner.work_dir, self._kept[-1], by_epoch=False, meta=meta)
-            Path(runner.work_dir, 'last_checkpoint').write_text(os.path.join(runner.work_dir, self._kept[-1]))
+            with whole_file(Path(runner.work_dir, 'last_checkpoint')) as partial:
+                partial.write_text(self._kept[-1])
             self._tidy(runner)
         barrier()
         name = signal.Signals(number).name
