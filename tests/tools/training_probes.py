@@ -1,6 +1,8 @@
 """Hooks that tests put into a training of `tools/train.py`."""
+import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 
 from mmengine.dist import all_reduce
@@ -28,7 +30,7 @@ class KillProcess(Hook):
     KILL_AFTER: after so many iterations, behind their checkpoint. KILL_IN_VALIDATION: in front of so many batches. KILL_WRITING:
     in the middle of so many checkpoints. KILL_SECONDS: so long after training begins. KILL_WITH is the signal, by default SIGKILL;
     KILL_RANK the process, by default each; KILL_ANCESTOR says that the signal goes to its parent, 1, or the parent of that, 2, or
-    to all of its process group, -1.
+    to its worker processes as well, -1.
     """
 
     priority = 'LOWEST'
@@ -69,4 +71,6 @@ class KillProcess(Hook):
         for _ in range(ancestor):
             with open(f'/proc/{process}/stat') as file:
                 process = int(file.read().rpartition(')')[2].split()[1])
-        os.killpg(os.getpgid(process), number) if ancestor < 0 else os.kill(process, number)
+        if ancestor < 0:  # by another process, since they obey this one
+            subprocess.run(['kill', f'-{number}', *(str(child.pid) for child in multiprocessing.active_children())], check=True)
+        os.kill(process, number)
