@@ -68,7 +68,8 @@ def make_runner(tmp_path):
     def make(train_cfg, hooks=(), validate=False, dataset=Dataset(), val_dataset=Dataset(), model=None, loading=None, **options):
 
         def loader(data, **settings):
-            return {**dict(dataset=data, batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True)), **settings}
+            settings.setdefault('sampler', dict(type='DefaultSampler', shuffle=True))
+            return {**dict(dataset=data, batch_size=2, num_workers=0), **settings}
 
         if validate:
             options = dict(dict(val_dataloader=loader(val_dataset), val_cfg=dict(), val_evaluator=dict(type=Metric)), **options)

@@ -6,6 +6,7 @@ import pytest
 
 from .conftest import same
 
+
 def check_kill(training, undisturbed, whole, work_dir, **moment):
     expected, names = undisturbed
     killed = training.run(work_dir, check=False, **moment)
@@ -18,8 +19,9 @@ def check_kill(training, undisturbed, whole, work_dir, **moment):
     return before
 
 
-def test_a_training_that_was_killed_while_it_wrote_ends_with_the_weights_of_one_that_was_not(classifier_training, whole, tmp_path):
-    assert check_kill(*classifier_training, whole, tmp_path, KILL_WRITING='3') == ['best_accuracy_top1_epoch_1.pth', 'epoch_1.pth']
+def test_a_training_that_was_killed_while_it_wrote_ends_as_one_that_was_not(classifier_training, whole, tmp_path):
+    before = check_kill(*classifier_training, whole, tmp_path, KILL_WRITING='3')
+    assert before == ['best_accuracy_top1_epoch_1.pth', 'epoch_1.pth']
 
 
 @pytest.mark.exhaustive

@@ -28,7 +28,7 @@ class KillProcess(Hook):
     """Kills the process where one of these variables says so; its first start alone, if a launcher restarts it.
 
     KILL_AFTER: after so many iterations, behind their checkpoint. KILL_IN_VALIDATION: in front of so many batches. KILL_WRITING:
-    in the middle of so many checkpoints. KILL_SECONDS: so long after training begins. KILL_WITH is the signal, by default SIGKILL;
+    in the middle of so many checkpoints. KILL_SECONDS: so long after it has begun. KILL_WITH is the signal, by default SIGKILL;
     KILL_RANK the process, by default each; KILL_ANCESTOR says that the signal goes to its parent, 1, or the parent of that, 2, or
     to its worker processes as well, -1.
     """

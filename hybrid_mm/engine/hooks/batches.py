@@ -11,7 +11,7 @@ import torch
 from mmengine.runner import loops
 from torch.utils.data import DataLoader, get_worker_info
 
-_StockIterator = loops._InfiniteDataloaderIterator
+_StockIterator: Any = loops._InfiniteDataloaderIterator
 
 
 class Batches:

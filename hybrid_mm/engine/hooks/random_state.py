@@ -53,8 +53,8 @@ class RandomStateHook(Hook):
             runner.logger.warning('The checkpoint has no random states for this number of processes; the training goes '
                                   'on with other random numbers than without the interruption.')
             self._resumed = None
-        batches = getattr(runner.train_loop, 'dataloader_iterator', None)  # of an iteration-based loop
-        if loader.batch_sampler is None or not isinstance(batches, (EndlessBatches, type(None))):
+        endless = getattr(runner.train_loop, 'dataloader_iterator', None)  # of an iteration-based loop
+        if loader.batch_sampler is None or not isinstance(endless, (EndlessBatches, type(None))):
             runner.logger.warning('This train_dataloader, without batch_size or in a loop of its own, does not let an '
                                   'interrupted training go on exactly.')
             return
@@ -62,10 +62,10 @@ class RandomStateHook(Hook):
         self._batches.before_next = self._put_back
         if position.get('sampler_seed') is not None:
             self._batches.sampler.seed = position['sampler_seed']
-        if batches is not None:
-            batches.pass_over(runner.iter)
+        if endless is not None:
+            endless.pass_over(runner.iter)
         elif position.get('batch'):
-            self._go_on(runner, position['batch'], position['batches'])
+            self._go_on(runner, self._batches, position['batch'], position['batches'])
 
     def before_train_epoch(self, runner: Runner) -> None:
         if self._batches is None:
@@ -109,14 +109,14 @@ class RandomStateHook(Hook):
                 batches=len(self._batches),
                 sampler_seed=seed if isinstance(seed, int) else None)
 
-    def _go_on(self, runner: Runner, done: int, total: int) -> None:
+    def _go_on(self, runner: Runner, batches: Batches, done: int, total: int) -> None:
         """Let the first epoch of an epoch-based training begin behind the batches that are through."""
-        if total != len(runner.train_dataloader):
+        if total != len(batches):
             runner.logger.warning(f'The checkpoint was saved behind {done} of {total} batches of its epoch, which now has '
-                                  f'{len(runner.train_dataloader)}; the epoch starts anew.')
+                                  f'{len(batches)}; the epoch starts anew.')
             return
         runner.logger.info(f'The epoch goes on behind {done} of {total} batches.')
-        self._batches.skip = self._offset = self._done = done
+        batches.skip = self._offset = self._done = done
         run_iter = runner.train_loop.run_iter
         runner.train_loop.run_iter = lambda idx, data_batch: run_iter(idx + self._offset, data_batch)
 
