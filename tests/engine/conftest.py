@@ -80,10 +80,10 @@ def make_runner(tmp_path):
             model=model or Model(),
             train_dataloader=loader(dataset, **{**dict(sampler=sampler), **(loading or {})}),
             train_cfg=train_cfg,
-            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
             custom_hooks=list(hooks),
             experiment_name=f'toy{next(_numbers)}',
-            **{**dict(randomness=dict(seed=0), log_level='WARNING'), **options})
+            **{**dict(optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)), randomness=dict(seed=0), log_level='WARNING'),
+               **options})
 
     return make
 

@@ -49,15 +49,15 @@ def test_worker_processes_that_get_the_signal_too_end_the_step(loaded_training, 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize('step', range(1, 8))
-def test_sigterm_behind_each_step(detector_training, whole, tmp_path, step):
+def test_sigterm_behind_each_step(classifier_training, whole, tmp_path, step):
     expected_end = step if step == 4 else step + 1  # behind the fourth the validation sees it
-    check_signal(*detector_training, whole, tmp_path, expected_end, KILL_AFTER=str(step), KILL_WITH='SIGTERM')
+    check_signal(*classifier_training, whole, tmp_path, expected_end, KILL_AFTER=str(step), KILL_WITH='SIGTERM')
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize('batch', [1, 4, 5])
-def test_sigterm_in_each_validation(detector_training, whole, tmp_path, batch):
-    check_signal(*detector_training, whole, tmp_path, 4 if batch < 5 else 8, KILL_IN_VALIDATION=str(batch),
+def test_sigterm_in_each_validation(classifier_training, whole, tmp_path, batch):
+    check_signal(*classifier_training, whole, tmp_path, 4 if batch < 5 else 8, KILL_IN_VALIDATION=str(batch),
                  KILL_WITH='SIGTERM')
 
 
