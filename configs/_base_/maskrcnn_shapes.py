@@ -36,6 +36,4 @@ train_dataloader = dict(batch_size=2)  # many small steps: there are minutes, no
 auto_scale_lr = dict(base_batch_size=2)
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 default_hooks = dict(logger=dict(interval=10))
-custom_hooks = [
-    *_base_.custom_hooks, dict(type='hybrid_mm.ProgressBarHook'), dict(type='hybrid_mm.RandomStateHook')
-]
+custom_hooks = [*_base_.custom_hooks, dict(type='hybrid_mm.ProgressBarHook')]

@@ -5,8 +5,13 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     # the last three, for --resume and for dense tasks, which start from the last one; and the best by the metric of the task
     checkpoint=dict(type='hybrid_mm.CheckpointHook', interval=1, max_keep_ckpts=3, rule='greater'),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
-custom_hooks = [dict(type='hybrid_mm.CheckSetupHook'), dict(type='hybrid_mm.DataGuardHook')]
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    # an interrupted training saves, and goes on as if nothing had been
+    random_state=dict(type='hybrid_mm.RandomStateHook'),
+    preemption=dict(type='hybrid_mm.PreemptionHook'),
+    # what cannot be right stops a training, see docs/reliability.md
+    data_guard=dict(type='hybrid_mm.DataGuardHook'))
+custom_hooks = [dict(type='hybrid_mm.CheckSetupHook')]
 
 env_cfg = dict(
     cudnn_benchmark=False,

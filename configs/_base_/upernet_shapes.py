@@ -17,6 +17,4 @@ default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=True),
     checkpoint=dict(by_epoch=True, interval=1))
 log_processor = dict(by_epoch=True)
-custom_hooks = [
-    *_base_.custom_hooks, dict(type='hybrid_mm.ProgressBarHook'), dict(type='hybrid_mm.RandomStateHook')
-]
+custom_hooks = [*_base_.custom_hooks, dict(type='hybrid_mm.ProgressBarHook')]

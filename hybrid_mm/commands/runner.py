@@ -10,6 +10,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from hybrid_mm.engine.hooks.preemption import INTERRUPTED
+
 
 @contextmanager
 def runner_of(cfg: Config, local_rank: int = 0) -> Iterator[Runner]:
@@ -28,7 +30,12 @@ def runner_of(cfg: Config, local_rank: int = 0) -> Iterator[Runner]:
         if cfg.launcher != 'none':
             # mmengine's own launch selects a GPU, whatever the backend; it does nothing where a group is there
             torch.distributed.init_process_group('gloo')
-    yield RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        yield RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except SystemExit as end:
+        if end.code in (0, INTERRUPTED):  # all processes leave together
+            _leave_group()
+        raise
     _leave_group()
 
 

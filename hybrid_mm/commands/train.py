@@ -1,5 +1,7 @@
 """Train a detector, a segmentor or a classifier."""
 import argparse
+import os
+from pathlib import Path
 
 from .preflight import check_checkpoint, check_data, check_launcher, check_starting_weights
 from .runner import runner_of
@@ -32,9 +34,26 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check_launcher(args.launcher)
     cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    if _goes_on(Path(cfg.work_dir)):
+        args.resume = 'auto'
     set_up_training(cfg, args)
     check_checkpoint(cfg.get('load_from'), '--resume' if args.resume and cfg.resume else 'load_from', bool(cfg.get('resume')))
     check_starting_weights(cfg)
     check_data(cfg, ('train', 'val'))
     with runner_of(cfg, args.local_rank) as runner:
         runner.train()
+
+
+def _goes_on(work_dir: Path) -> bool:
+    """Whether a launcher has started this process again, and the work folder has a checkpoint from after its first start.
+
+    `.started` in the work folder holds that time, since there may be checkpoints of an earlier training.
+    """
+    starts = [os.environ[name] for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT') if name in os.environ]
+    mark = work_dir / '.started'
+    if any(map(int, starts)):
+        return mark.exists() and any(path.stat().st_mtime_ns > mark.stat().st_mtime_ns for path in work_dir.glob('*.pth'))
+    if (starts or 'SLURM_JOB_ID' in os.environ) and os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        work_dir.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    return False

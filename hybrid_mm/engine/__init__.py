@@ -7,6 +7,7 @@ from .hooks import (
                     CheckSetupHook,
                     DataGuardHook,
                     LoggerHook,
+                    PreemptionHook,
                     ProgressBarHook,
                     RandomStateHook,
                     VariableSizeHook,
@@ -15,6 +16,7 @@ from .hooks import (
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook',
+    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'PreemptionHook',
+    'ProgressBarHook',
     'RandomStateHook', 'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]

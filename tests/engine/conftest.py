@@ -61,28 +61,29 @@ _numbers = itertools.count()
 def make_runner(tmp_path):
     """Build a runner of the toy training.
 
-    Args: `train_cfg` and `hooks`; whether to validate; data sets for training and validation; more for `Runner`.
+    Args: `train_cfg` and `hooks`; whether to validate; data sets for training and validation; settings of the training's
+    loader; more for `Runner`.
     """
 
-    def make(train_cfg, hooks=(), validate=False, dataset=Dataset(), val_dataset=Dataset(), model=None, **options):
+    def make(train_cfg, hooks=(), validate=False, dataset=Dataset(), val_dataset=Dataset(), model=None, loading=None, **options):
 
-        def loader(data, sampler='DefaultSampler'):
-            return dict(dataset=data, batch_size=2, num_workers=0, sampler=dict(type=sampler, shuffle=True))
+        def loader(data, **settings):
+            settings.setdefault('sampler', dict(type='DefaultSampler', shuffle=True))
+            return {**dict(dataset=data, batch_size=2, num_workers=0), **settings}
 
         if validate:
             options = dict(dict(val_dataloader=loader(val_dataset), val_cfg=dict(), val_evaluator=dict(type=Metric)), **options)
         options.setdefault('work_dir', str(tmp_path / 'work'))
+        sampler = dict(type='DefaultSampler' if train_cfg['by_epoch'] else 'InfiniteSampler', shuffle=True)
         torch.manual_seed(0)  # the runner does so before it builds a model itself
         return Runner(
             model=model or Model(),
-            train_dataloader=loader(dataset, 'DefaultSampler' if train_cfg['by_epoch'] else 'InfiniteSampler'),
+            train_dataloader=loader(dataset, **{**dict(sampler=sampler), **(loading or {})}),
             train_cfg=train_cfg,
-            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
             custom_hooks=list(hooks),
-            randomness=dict(seed=0),
             experiment_name=f'toy{next(_numbers)}',
-            log_level='WARNING',
-            **options)
+            **{**dict(optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)), randomness=dict(seed=0), log_level='WARNING'),
+               **options})
 
     return make
 

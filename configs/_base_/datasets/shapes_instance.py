@@ -1,4 +1,4 @@
-# The synthetic shapes as instances, in COCO's layout. Without worker processes an interrupted training resumes exactly.
+# The synthetic shapes as instances, in COCO's layout.
 _base_ = ['coco_instance.py', 'shapes.py']
 
 train_pipeline = [

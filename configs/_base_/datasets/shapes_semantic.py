@@ -1,5 +1,4 @@
-# The synthetic shapes as a segmentation, in ADE20K's layout. Without worker processes an interrupted training resumes
-# exactly.
+# The synthetic shapes as a segmentation, in ADE20K's layout.
 _base_ = ['ade20k.py', 'shapes.py']
 
 train_pipeline = [

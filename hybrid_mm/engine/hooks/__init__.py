@@ -3,12 +3,13 @@ from .check_setup import CheckSetupHook
 from .checkpoint import CheckpointHook
 from .data_guard import DataGuardHook
 from .logger import LoggerHook
+from .preemption import PreemptionHook
 from .progress_bar import ProgressBarHook
 from .random_state import RandomStateHook
 from .variable_size import VariableSizeHook
 from .weight_average import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook', 'VariableSizeHook',
-    'WeightAverageHook'
+    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'LoggerHook', 'PreemptionHook', 'ProgressBarHook', 'RandomStateHook',
+    'VariableSizeHook', 'WeightAverageHook'
 ]
