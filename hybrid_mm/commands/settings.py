@@ -18,7 +18,7 @@ _TTA_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'
 
 
 def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
-    """Put ``--amp``, ``--auto-scale-lr`` and ``--resume`` into the config.
+    """Put ``--amp``, ``--auto-scale-lr``, ``--resume``, ``--resume-schedule`` and ``--hang-timeout`` into the config.
 
     Raises:
         SetupError: the config or the machine cannot do what an option asks for.
@@ -41,6 +41,10 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.load_from or find_latest_checkpoint(cfg.work_dir):
             _drop_initialisers(cfg.model)
+    if args.resume_schedule is not None:
+        _set_hook(cfg, 'hybrid_mm.ResumeScheduleHook', schedule=args.resume_schedule)
+    if args.hang_timeout is not None:
+        _set_hook(cfg, 'hybrid_mm.HangGuardHook', timeout=args.hang_timeout)
 
 
 def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
@@ -72,6 +76,14 @@ def _drop_initialisers(node: Any) -> None:
     if isinstance(node, (list, tuple)):
         for part in node:
             _drop_initialisers(part)
+
+
+def _set_hook(cfg: Config, kind: str, **options: Any) -> None:
+    """Set options of a hook among the config's; a config without it gets it."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not any(hook.get('type') == kind for hook in hooks):
+        hooks.append(dict(type=kind))
+    cfg.custom_hooks = [dict(hook, **options) if hook.get('type') == kind else hook for hook in hooks]
 
 
 def _show(cfg: Config, args: argparse.Namespace) -> None:

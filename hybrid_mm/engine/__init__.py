@@ -5,15 +5,17 @@ from hybrid_mm.errors import SetupError
 from .hooks import (
                     CheckpointHook,
                     CheckSetupHook,
+                    HangGuardHook,
                     LoggerHook,
                     ProgressBarHook,
                     RandomStateHook,
+                    ResumeScheduleHook,
                     VariableSizeHook,
                     WeightAverageHook,
 )
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook',
-    'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
+    'CheckSetupHook', 'CheckpointHook', 'HangGuardHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook',
+    'RandomStateHook', 'ResumeScheduleHook', 'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]

@@ -77,7 +77,7 @@ def make_runner(tmp_path):
             model=model or Model(),
             train_dataloader=loader(dataset, 'DefaultSampler' if train_cfg['by_epoch'] else 'InfiniteSampler'),
             train_cfg=train_cfg,
-            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+            optim_wrapper=options.pop('optim_wrapper', None) or dict(optimizer=dict(type='AdamW', lr=0.01)),
             custom_hooks=list(hooks),
             randomness=dict(seed=0),
             experiment_name=f'toy{next(_numbers)}',
