@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 _METRIC_STATE = {'best', 'num_bad_epochs', 'cooldown_counter'}
 _STATE = {'last_step', '_global_step', '_last_value', 'base_values', 'verbose', *_METRIC_STATE}
 
+_BY_GROUP = ('base_values', '_last_value', 'min_values')  # lists in schedulers, a value a group
 _OF_SCHEDULERS = ('initial_', 'max_', 'min_', 'momentum')  # what they add to the groups of an optimizer
 
 
@@ -66,10 +67,12 @@ def replay(fresh: Schedule, schedulers: Sequence[_ParamScheduler], iters: int, e
         The groups after these steps.
     """
     assert fresh.groups is not None and fresh.schedulers is not None
-    stand_in = _Groups(copy.deepcopy(fresh.groups))
+    firsts, of_group = _distinct(fresh, schedulers)
+    stand_in = _Groups([dict(fresh.groups[i]) for i in firsts])
     optimizers = [scheduler.optimizer for scheduler in schedulers]
     for scheduler, state in zip(schedulers, fresh.schedulers):
-        scheduler.__dict__ = dict(_copy(state), optimizer=stand_in, verbose=False)
+        by_group = {key: [state[key][i] for i in firsts] for key in _BY_GROUP if key in state}
+        scheduler.__dict__ = dict(_copy(state), **by_group, optimizer=stand_in, verbose=False)
     by_iter = [scheduler.step for scheduler in schedulers if not scheduler.by_epoch]
     by_epoch = [scheduler.step for scheduler in schedulers if scheduler.by_epoch]
 
@@ -87,8 +90,25 @@ def replay(fresh: Schedule, schedulers: Sequence[_ParamScheduler], iters: int, e
             step_epoch()
     step(iters - done)
     for scheduler, state, optimizer in zip(schedulers, fresh.schedulers, optimizers):
-        scheduler.__dict__.update(optimizer=optimizer, verbose=state['verbose'])
-    return stand_in.param_groups
+        by_group = {key: [scheduler.__dict__[key][k] for k in of_group] for key in _BY_GROUP if key in state}
+        scheduler.__dict__.update(by_group, optimizer=optimizer, verbose=state['verbose'])
+    return [dict(stand_in.param_groups[k]) for k in of_group]
+
+
+def _distinct(fresh: Schedule, schedulers: Sequence[_ParamScheduler]) -> Tuple[List[int], List[int]]:
+    """The first of the groups that stay alike, and for each group the number of its kind: mmengine makes a group a parameter."""
+    assert fresh.groups is not None and fresh.schedulers is not None
+    kinds: Dict[str, int] = {}
+    firsts, of_group = [], []
+    are_known = all(type(scheduler).__module__.startswith('mmengine.') for scheduler in schedulers)
+    for i, group in enumerate(fresh.groups):
+        values = [state[key][i] for state in fresh.schedulers for key in _BY_GROUP if key in state]
+        kind = repr((sorted(group.items()), values)) if are_known else str(i)
+        if kind not in kinds:
+            kinds[kind] = len(kinds)
+            firsts.append(i)
+        of_group.append(kinds[kind])
+    return firsts, of_group
 
 
 def restore(wrapper: OptimWrapper, schedulers: Sequence[_ParamScheduler], fresh: Schedule, saved: Schedule,

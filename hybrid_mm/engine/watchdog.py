@@ -193,7 +193,8 @@ def group_store() -> Any:
     while isinstance(store, distributed.PrefixStore):
         store = store.underlying_store
     if isinstance(store, distributed.TCPStore):
-        store = distributed.TCPStore(store.host, store.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=60))
+        store = distributed.TCPStore(
+            store.host, store.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=60))
     return store
 
 
@@ -209,7 +210,7 @@ def verdict(states: Sequence[Optional[dict]], silence: Sequence[float], limit: f
     if silent:
         return _join([_silent(rank, states, silence[rank]) for rank in silent])
     running: List[dict] = [state for state in states if state and not state['over']]
-    if len(running) + sum(bool(state) and state['over'] for state in states) < len(states) or not running:
+    if not running or not all(states):
         return None  # some prepare the run, or all are through
     behind = [state for state in running if tuple(state['position']) == min(tuple(state['position']) for state in running)]
     if not all(state['counts'] and state['still'] >= limit for state in behind):

@@ -10,18 +10,25 @@ import pytest
 FAULTS = Path(__file__).parent
 NAMED = re.compile(r'rank (\d) \(pid (\d+) on .*?\) (has [^,]*), for (\d+) s(.*)\. The run ends; (\S+) has the stacks')
 
+CONFIG = '''
+_base_ = '{base}'
+custom_imports = dict(imports=['training_probes', 'hang_probes'], allow_failed_imports=False)
+default_hooks = dict(stand_still=dict(type='StandStill'))
+train_dataloader = dict(batch_size=1)
+'''
+
 
 def train(run_tool, tiny, root, work_dir, stand_still, timeout, release=False):
     """Train until the run ends; what was printed, and what `hang.txt` holds. `release` kills the named process, for which
     torchrun waits half a minute if it is stopped."""
-    options = ('--work-dir', work_dir, '--hang-timeout', timeout, '--cfg-options', 'custom_imports.imports=training_probes,hang_probes',
-               'train_dataloader.batch_size=1', 'default_hooks.stand_still.type=StandStill')
+    config = work_dir / 'stands_still.py'
+    config.write_text(CONFIG.format(base=tiny('classifier')))
     if release:
         killer = os.fork()
         if not killer:
             kill_named(work_dir)
-    result = run_tool('dist_train.sh', tiny('classifier'), 2, *options, check=False, cwd=work_dir, STAND_STILL=stand_still,
-                      PYTHONPATH=f'{root / "tests" / "tools"}:{FAULTS}')
+    result = run_tool('dist_train.sh', config, 2, '--work-dir', work_dir, '--hang-timeout', timeout, check=False,
+                      STAND_STILL=stand_still, PYTHONPATH=f'{root / "tests" / "tools"}:{FAULTS}')
     if release:
         os.kill(killer, signal.SIGKILL)
         os.waitpid(killer, 0)
@@ -47,6 +54,7 @@ def test_a_stopped_process_is_named_and_the_run_ends(run_tool, tiny, root, tmp_p
     assert '_engine_run_backward' in stacks  # where the other one waits for it
 
 
+@pytest.mark.exhaustive
 def test_a_process_without_data_is_named_and_the_run_ends(run_tool, tiny, root, tmp_path):
     _, (rank, _, what, seconds, rest, _), stacks = train(run_tool, tiny, root, tmp_path, '1 3 data', 5)
     assert (rank, what) == ('1', 'has not moved since step 3') and int(seconds) <= 5

@@ -36,7 +36,7 @@ class HangGuardHook(Hook):
         SetupError: the timeout is no such number.
     """
 
-    priority = 'LOWEST'  # what other hooks do belongs to the step in front
+    priority = 'LOWEST'  # what other hooks do behind a step counts as in it, and in front of one as waiting for data
 
     def __init__(self, timeout: Optional[float] = 600) -> None:
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout >= 0):
