@@ -42,8 +42,8 @@ def test_a_process_is_named_that_gives_no_sign_of_life():
 def test_a_process_is_named_that_the_others_wait_for(behind):
     stuck = state(1, behind, 'waits for data', still=10., stack=['file.py:3, read'])
     said = verdict([state(0, [7, 4, 0], still=11.), stuck], [0., 0.], 10)
-    assert said == (f'rank 1 (pid 101 on node) has not moved since step {behind[0]}, for 10 s, while it waits for data (file.py:3, '
-                    'read)')
+    assert said == (f'rank 1 (pid 101 on node) has not moved since step {behind[0]}, for 10 s, while it waits for data '
+                    '(file.py:3, read)')
 
 
 def test_whoever_waits_inside_of_torch_is_not_named_if_another_does_not():
