@@ -9,8 +9,10 @@ default_hooks = dict(
     # an interrupted training saves, and goes on as if nothing had been
     random_state=dict(type='hybrid_mm.RandomStateHook'),
     preemption=dict(type='hybrid_mm.PreemptionHook'),
+    resume_schedule=dict(type='hybrid_mm.ResumeScheduleHook'),
     # what cannot be right stops a training, see docs/reliability.md
-    data_guard=dict(type='hybrid_mm.DataGuardHook'))
+    data_guard=dict(type='hybrid_mm.DataGuardHook'),
+    hang_guard=dict(type='hybrid_mm.HangGuardHook'))
 custom_hooks = [dict(type='hybrid_mm.CheckSetupHook')]
 
 env_cfg = dict(

@@ -21,7 +21,7 @@ _TTA_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'
 
 
 def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
-    """Put ``--amp``, ``--auto-scale-lr`` and ``--resume`` into the config.
+    """Put ``--amp``, ``--auto-scale-lr``, ``--resume``, ``--resume-schedule`` and ``--hang-timeout`` into the config.
 
     Raises:
         SetupError: the config or the machine cannot do what an option asks for.
@@ -41,6 +41,10 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         _resume(cfg, args.resume)
+    if args.resume_schedule is not None:
+        _set_hook(cfg, 'hybrid_mm.ResumeScheduleHook', schedule=args.resume_schedule)
+    if args.hang_timeout is not None:
+        _set_hook(cfg, 'hybrid_mm.HangGuardHook', timeout=args.hang_timeout)
 
 
 def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
@@ -89,6 +93,16 @@ def _drop_initialisers(node: Any) -> None:
     if isinstance(node, (list, tuple)):
         for part in node:
             _drop_initialisers(part)
+
+
+def _set_hook(cfg: Config, kind: str, **options: Any) -> None:
+    """Set options of a hook of the config; a config without it gets it."""
+    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
+    of_kind = [hook for hook in hooks if hook and hook.get('type') == kind]
+    for hook in of_kind:
+        hook.update(options)
+    if not of_kind:
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=kind, **options)]
 
 
 def _show(cfg: Config, args: argparse.Namespace) -> None:

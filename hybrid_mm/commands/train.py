@@ -19,6 +19,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from a checkpoint; "auto", or nothing, stands for the newest whole one in the work '
                         'folder; without one the training starts as the config says')
+    parser.add_argument('--resume-schedule', choices=['new', 'old'],
+                        help='what holds where the config has another schedule or optimizer setting than the checkpoint to '
+                        'resume from: the config, which is the default, or the checkpoint')
+    parser.add_argument('--hang-timeout', type=float, metavar='SECONDS',
+                        help='name a process that is stopped or stuck within this time and end the run; by default 600, 0 for '
+                        'never')
     add_launcher(parser)
     return parser
 

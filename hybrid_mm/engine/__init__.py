@@ -6,17 +6,19 @@ from .hooks import (
                     CheckpointHook,
                     CheckSetupHook,
                     DataGuardHook,
+                    HangGuardHook,
                     LoggerHook,
                     PreemptionHook,
                     ProgressBarHook,
                     RandomStateHook,
+                    ResumeScheduleHook,
                     VariableSizeHook,
                     WeightAverageHook,
 )
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'PreemptionHook',
-    'ProgressBarHook',
-    'RandomStateHook', 'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
+    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LayerDecayOptimizerConstructor', 'LoggerHook',
+    'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'SetupError', 'VariableSizeHook',
+    'WeightAverageHook', 'require'
 ]

@@ -2,14 +2,16 @@
 from .check_setup import CheckSetupHook
 from .checkpoint import CheckpointHook
 from .data_guard import DataGuardHook
+from .hang_guard import HangGuardHook
 from .logger import LoggerHook
 from .preemption import PreemptionHook
 from .progress_bar import ProgressBarHook
 from .random_state import RandomStateHook
+from .resume_schedule import ResumeScheduleHook
 from .variable_size import VariableSizeHook
 from .weight_average import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'LoggerHook', 'PreemptionHook', 'ProgressBarHook', 'RandomStateHook',
-    'VariableSizeHook', 'WeightAverageHook'
+    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LoggerHook', 'PreemptionHook', 'ProgressBarHook',
+    'RandomStateHook', 'ResumeScheduleHook', 'VariableSizeHook', 'WeightAverageHook'
 ]
