@@ -11,6 +11,8 @@ from hybrid_mm.data.datasets import check_categories, leaf_datasets, reads_coco_
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
 
+from ..trial import check_shapes
+
 
 @HOOKS.register_module()
 class CheckSetupHook(Hook):
@@ -46,6 +48,7 @@ class CheckSetupHook(Hook):
                 raise SetupError(f'the classes of the {split} data, {shorten(classes)}, are not those of the training '
                                  f'data, {shorten(first_classes)}; give both the same metainfo.classes')
             first_classes = classes
+        check_shapes(runner, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         testing = not isinstance(runner._train_loop, BaseLoop)
