@@ -101,6 +101,8 @@ class BaseBackbone(BaseModule):
             raise ValueError(f'drop_path_rate={drop_path_rate} is not allowed; choose from 0 to below 1')
         if memory_format not in ('auto', *_MEMORY_FORMATS):
             raise ValueError(f'memory_format={memory_format!r} is unknown; choose from auto, {", ".join(_MEMORY_FORMATS)}')
+        if not is_whole(in_channels) or in_channels < 1:
+            raise ValueError(f'in_channels={in_channels!r} is not allowed; give the channels of the pictures, 1 or more')
         self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval

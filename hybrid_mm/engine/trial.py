@@ -56,6 +56,9 @@ def check_shapes(runner: Runner, model: nn.Module) -> None:
             loop = getattr(runner, f'_{split}_loop')
             if not isinstance(loop, BaseLoop):
                 continue
+            if len(loop.dataloader) == 0:
+                raise SetupError(f'the {split} data have {len(loop.dataloader.dataset)} pictures, less than one batch of '
+                                 f'{split}_dataloader.batch_size, and drop_last leaves out the rest; give smaller batches')
             alone = _single_pictures(loop) if split == 'train' else None
             norms = _norms_in_training(model.train(), runner.world_size) if alone else []
             batch = _first_batch(model.eval(), loop.dataloader, split)
@@ -118,7 +121,7 @@ def _try_out(model: nn.Module, batch: _Batch, norms: List[nn.Module], alone: Opt
         except Exception as error:
             fault = error
         _check_levels(model, maps, size)
-        if fault is None and not lonely:
+        if not lonely and (fault is None or explain(fault, model) is None):
             return
     if lonely:
         raise SetupError(f'{alone}, and then {one_value(lonely[0])}')
