@@ -83,6 +83,8 @@ def choose_keys(runs: Sequence[Run], keys: Optional[Sequence[str]]) -> List[str]
         SetupError: no run has a key; the message names those that exist.
     """
     known = list(dict.fromkeys(key for run in runs for key in run.curves))
+    if not known:
+        raise SetupError(f'the logs of {", ".join(run.name for run in runs)} hold no numbers; give the work folder of a training')
     if keys is None:
         keys = [key for key in ('loss', *_USUAL) if key in known]
     chosen = []
@@ -125,7 +127,7 @@ def labels(runs: Sequence[Run]) -> Tuple[str, ...]:
 
 
 def _read_log(path: Path) -> Iterator[_Line]:
-    texts = path.read_text().splitlines()
+    texts = path.read_text(errors='replace').splitlines()
     for number, text in enumerate(texts, 1):
         if not text.strip():
             continue

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from hybrid_mm.errors import SetupError
+from hybrid_mm.failures import explain
 from hybrid_mm.layers.tracing import is_traced
 
 from .norms import build_norm
@@ -99,6 +101,8 @@ class BaseBackbone(BaseModule):
             raise ValueError(f'drop_path_rate={drop_path_rate} is not allowed; choose from 0 to below 1')
         if memory_format not in ('auto', *_MEMORY_FORMATS):
             raise ValueError(f'memory_format={memory_format!r} is unknown; choose from auto, {", ".join(_MEMORY_FORMATS)}')
+        if not is_whole(in_channels) or in_channels < 1:
+            raise ValueError(f'in_channels={in_channels!r} is not allowed; give the channels of the pictures, 1 or more')
         self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -149,7 +153,21 @@ class BaseBackbone(BaseModule):
 
         Returns:
             One contiguous map (B, C_i, ceil(H/s_i), ceil(W/s_i)) for each out index, s_i = 4, 8, 16, 32.
+
+        Raises:
+            SetupError: a norm layer, which the message names, has one value a channel in training.
         """
+        if is_traced():
+            return self._maps(x)
+        try:
+            return self._maps(x)
+        except ValueError as error:
+            sentence = explain(error)
+            if sentence is None:
+                raise
+            raise SetupError(sentence) from None
+
+    def _maps(self, x: Tensor) -> Tuple[Tensor, ...]:
         x = self.stem(self.prepare_image(x))
         maps = []
         for downsample, blocks in zip(self.downsamples[:max(self.out_indices) + 1], self.stages):

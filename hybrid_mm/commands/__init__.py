@@ -9,7 +9,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Iterator, Optional, Sequence
 
-from hybrid_mm.errors import SetupError
+from hybrid_mm.errors import SetupError, first_line
 
 _WITHOUT_TORCH = ('check_env', 'hold_out', 'make_shapes', 'report')  # start at once, also where torch is broken or missing
 
@@ -41,16 +41,38 @@ def main(name: str, argv: Optional[Sequence[str]] = None) -> None:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """End the program with the message alone if the exception is a `SetupError`, or this package found a bad value."""
+    """End the program with one sentence where an exception has a cause that the user can mend, see `_sentence`."""
     try:
         yield
-    except (ValueError, OSError) as error:
-        frame = _raising_frame(error)
-        if frame.f_code.co_name == '_serialize_data':  # mmengine's, which fails on an empty list
-            error = _empty(frame.f_locals['self'])
-        if isinstance(error, SetupError) or frame.f_globals.get('__name__', '').startswith('hybrid_mm.'):
-            raise SystemExit(f'Error: {error}') from None
-        raise
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        raise SystemExit(f'Error: {sentence}') from None
+
+
+def _sentence(error: Exception) -> Optional[str]:
+    """The message alone of a `SetupError` and of a bad value that this package found; what is wrong where a file cannot be used,
+    where a part of a config refuses its settings, and where the shapes in a network do not meet. None for all else.
+    """
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    raising = frames[-1]
+    if isinstance(error, ValueError) and raising.f_code.co_name == '_serialize_data':  # mmengine's, which fails on an empty list
+        return str(_empty(raising.f_locals['self']))
+    if isinstance(error, SetupError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f'{error.filename} cannot be used: {error.strerror}; give another path, or mend this one'
+    if isinstance(error, (ValueError, OSError)) and raising.f_globals.get('__name__', '').startswith('hybrid_mm.'):
+        return str(error)
+    builds = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']  # of mmengine's registries
+    checks = isinstance(error, AssertionError) or isinstance(error, ValueError) and raising.f_code.co_name == '__init__'
+    if builds and checks and str(error):
+        return f'{_kind(builds[-1])} of the config refuses its settings: {first_line(error)}'
+    if 'torch' not in sys.modules:
+        return None
+    from hybrid_mm.failures import explain
+    return explain(error)
 
 
 def _parse(command, argv):
@@ -61,8 +83,10 @@ def _parse(command, argv):
     return args
 
 
-def _raising_frame(error: BaseException) -> FrameType:
-    return list(walk_tb(error.__traceback__))[-1][0]
+def _kind(frame: FrameType) -> str:
+    """What a registry builds in a frame."""
+    kind = frame.f_locals.get('obj_type') or frame.f_locals['cfg']['type']
+    return kind if isinstance(kind, str) else kind.__name__
 
 
 def _empty(dataset) -> SetupError:

@@ -12,7 +12,7 @@ from hybrid_mm.inference.outputs import write_image
 from hybrid_mm.progress import Progress
 
 from .preflight import check_data
-from .shared import add_config, add_force, check_least, check_out_folder, parser_of, read_config
+from .shared import add_config, add_force, check_least, check_out_folder, check_seed, parser_of, read_config
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,8 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     check_least(args, number=1)
-    if not 0 <= args.seed < 2**32:
-        raise SetupError(f'--seed {args.seed} is not allowed; choose 0 to {2**32 - 1}')
+    check_seed(args.seed)
     cfg = read_config(args.config, args.cfg_options)
     out = args.out or Path(cfg.work_dir) / f'browse_{args.split}'
     check_out_folder(out, args.force)

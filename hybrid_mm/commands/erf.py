@@ -22,7 +22,7 @@ from hybrid_mm.output import whole_file
 from hybrid_mm.progress import Progress
 
 from .preflight import check_checkpoint
-from .shared import add_config, add_device, add_force, check_least, check_out_file, count, find_device, parser_of, read_config
+from .shared import add_config, add_device, add_force, check_least, check_out_file, check_seed, count, find_device, parser_of, read_config
 
 _RANDOM = 'none'  # in the place of a checkpoint
 
@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     check_out_file(args.out, ('.png', ), args.force)
     check_out_file(args.out.with_suffix('.json'), ('.json', ), args.force)
-    check_least(args, size=32, number=1, seed=0)
+    check_least(args, size=32, number=1)
+    check_seed(args.seed)
     if args.checkpoints is not None and len(args.checkpoints) != len(args.configs):
         raise SetupError(f'--checkpoints has {len(args.checkpoints)} files for {len(args.configs)} configs; give one for each, '
                          f'or "{_RANDOM}" in the place of one')

@@ -11,7 +11,7 @@ from pathlib import Path
 from hybrid_mm.analysis.complexity import Complexity, complexity
 from hybrid_mm.errors import SetupError
 
-from .shared import add_config, add_shape, both_sides, parser_of, read_config
+from .shared import add_config, add_shape, both_sides, check_writable, parser_of, read_config
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,6 +25,8 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
         raise SetupError(f'--json {args.json} cannot be written; give a file in a folder that exists')
+    if args.json is not None:
+        check_writable(args.json.parent, f'--json {args.json}')
     result = complexity(read_config(args.config, args.cfg_options), both_sides(args.shape))
     print(report(Path(args.config).name, result))
     if args.json is not None:

@@ -25,7 +25,7 @@ from hybrid_mm.output import whole_file
 from hybrid_mm.progress import Progress
 
 from .preflight import check_data, check_starting_weights
-from .shared import add_config, add_force, check_least, check_out_file, parser_of, read_config
+from .shared import add_config, add_force, check_least, check_out_file, check_seed, parser_of, read_config
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,8 +44,11 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     check_least(args, images=1, tokens=1)
+    check_seed(args.seed)
     check_out_file(args.out, force=args.force, option='')
     cfg = read_config(args.config, args.cfg_options)
+    if cfg.get('train_dataloader') is None:
+        raise SetupError('the config has no train_dataloader, whose images K-means needs; give another config')
     check_starting_weights(cfg)
     check_data(cfg, ('train', ))
     model = kmeans.build_backbone(cfg, args.seed)

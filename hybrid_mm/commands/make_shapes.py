@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     try:
         made = make_shapes(**vars(args))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         parser().error(str(error))
     verb = 'made in' if made else 'already in'
     height, width = args.size

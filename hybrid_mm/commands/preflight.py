@@ -1,5 +1,6 @@
 """Checks before anything is built or written: what the command line and the config name has to be there."""
 import inspect
+import logging
 import os
 from pathlib import Path
 from typing import Optional, Sequence
@@ -132,3 +133,41 @@ def _check_path(path: Optional[str], name: str, option: str) -> None:
     if 'shapes' in Path(path).parts:
         advice = f'make the data with `python tools/datasets/make_shapes.py`, or {advice}'
     raise SetupError(f'{path}, the {name} of the config, does not exist; {advice}')
+
+
+_LEAST = {  # setting of a training -> its least value; each is a whole number, or missing, or None
+    'train_cfg.max_epochs': 1, 'train_cfg.max_iters': 1, 'train_cfg.val_interval': 1, 'randomness.seed': 0,
+    'default_hooks.logger.interval': 1, 'optim_wrapper.accumulative_counts': 1, **{
+        f'{split}_dataloader.{name}': least for split in ('train', 'val', 'test')
+        for name, least in (('batch_size', 1), ('num_workers', 0))},
+}
+_LOOPS = {'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'), 'test': ('test_dataloader', 'test_cfg', 'test_evaluator')}
+
+
+def check_run(cfg: Config, split: str) -> None:
+    """See that the config has what a training (``split='train'``) or a test needs, with numbers that can work.
+
+    Raises:
+        SetupError: a part is missing, or a number is no whole one or too small; or the work folder cannot be written.
+    """
+    missing = [name for name in _LOOPS[split] if cfg.get(name) is None]
+    if missing:
+        what = 'training' if split == 'train' else 'test'
+        raise SetupError(f'the config has no {", ".join(missing)}, which a {what} needs; give a config with {" and ".join(_LOOPS[split])}')
+    of_val = [name for name in ('val_dataloader', 'val_cfg', 'val_evaluator') if cfg.get(name) is None]
+    if split == 'train' and len(of_val) in (1, 2):
+        raise SetupError(f'the config has no {", ".join(of_val)}, but other settings of a validation; give val_dataloader, val_cfg and '
+                         'val_evaluator, or set all three to None for a training without validation')
+    for name, least in _LEAST.items():
+        node: Any = cfg
+        for key in name.split('.'):
+            node = node.get(key) if isinstance(node, dict) or node is cfg else None
+        if node is not None and (isinstance(node, bool) or not isinstance(node, int) or node < least):
+            raise SetupError(f'{name}={node!r} is not allowed; give a whole number, {least} or more')
+    level = cfg.get('log_level', 'INFO')
+    if not isinstance(getattr(logging, str(level), None), int):
+        raise SetupError(f'log_level={level!r} is not allowed; choose from DEBUG, INFO, WARNING, ERROR')
+    folder = Path(cfg.work_dir)
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise SetupError(f'the work folder {folder} cannot be made, since {part} is a file; give another one with --work-dir')

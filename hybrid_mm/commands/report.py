@@ -3,6 +3,8 @@ import argparse
 import json
 from pathlib import Path
 
+from hybrid_mm.errors import SetupError
+
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -26,11 +28,16 @@ def report(work_dir: Path) -> str:
     results = sorted(work_dir.glob('test/*/*.json'))
     if not results:
         raise FileNotFoundError(f'no finished evaluation lies in {work_dir / "test"}; run tools/quickstart.sh')
-    metrics = json.loads(results[-1].read_text())
-    minutes, seconds = divmod(int((work_dir / 'trained').read_text()), 60)
+    try:
+        metrics = json.loads(results[-1].read_text())
+        minutes, seconds = divmod(int((work_dir / 'trained').read_text()), 60)
+        box_ap, mask_ap = (f'{metrics[f"coco/{kind}_mAP"]:.3f}' for kind in ('bbox', 'segm'))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SetupError(f'{results[-1]} or {work_dir / "trained"} is damaged: {type(error).__name__}: {error}; run '
+                         'tools/quickstart.sh again') from error
     rows = [
-        ('box AP', f'{metrics["coco/bbox_mAP"]:.3f}'),
-        ('mask AP', f'{metrics["coco/segm_mAP"]:.3f}'),
+        ('box AP', box_ap),
+        ('mask AP', mask_ap),
         ('training time', f'{minutes} min {seconds} s'),
         ('checkpoint', str(work_dir / Path((work_dir / 'last_checkpoint').read_text().strip()).name)),
         ('pictures (left: truth, right: found)', str(results[-1].parent / 'pictures')),

@@ -12,15 +12,19 @@ from mmengine.runner import Runner
 
 from hybrid_mm.engine.hooks.preemption import INTERRUPTED
 
+from .preflight import check_run
+
 
 @contextmanager
-def runner_of(cfg: Config, local_rank: int = 0) -> Iterator[Runner]:
+def runner_of(cfg: Config, local_rank: int = 0, split: str = 'train') -> Iterator[Runner]:
     """Build the runner of a config, adapted to a machine without GPU where it is one; after the run its group is left.
 
     Args:
         cfg: the config.
         local_rank: of this process on its machine, as old launchers of torch say it; the present one sets LOCAL_RANK.
+        split: ``'train'`` or ``'test'``, what the runner is for, see `check_run`.
     """
+    check_run(cfg, split)
     if cfg.launcher != 'none':  # Open MPI has a name of its own
         os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(local_rank)))
     if get_device() == 'cpu':

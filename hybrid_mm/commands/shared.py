@@ -1,7 +1,9 @@
 """What commands share: reading a config, the device, and what they may write over."""
 import argparse
 import os
+import tempfile
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, List, Optional, Sequence
 
 import torch
@@ -10,9 +12,19 @@ from mmengine.device import get_device
 
 import hybrid_mm.registry  # noqa: F401  before configs and checkpoints are read, see `hybrid_mm.compat`
 from hybrid_mm.environment.libraries import require
-from hybrid_mm.errors import SetupError
+from hybrid_mm.errors import SetupError, first_line
 
 from .preflight import check_file
+
+
+class _Settings(DictAction):
+    """mmengine's ``KEY=VALUE``, which fails on a word without ``=``."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for word in values:
+            if not word.partition('=')[0] or '=' not in word:
+                raise argparse.ArgumentError(self, f'{word!r} is not KEY=VALUE, such as train_dataloader.batch_size=4')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def parser_of(doc: str) -> argparse.ArgumentParser:
@@ -26,7 +38,7 @@ def add_config(parser: argparse.ArgumentParser, of: str = 'a detector, segmentor
         parser.add_argument('configs', nargs='+', metavar='CONFIG', help=f'file of the config of {of}')
     else:
         parser.add_argument('config', metavar='CONFIG', help=f'file of the config of {of}')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=_Settings, metavar='KEY=VALUE',
                         help='settings that replace those of the config, such as train_dataloader.batch_size=4; lists '
                         'as "key=[a,b]" or key=a,b, nested ones as "key=[(a,b),(c,d)]", quoted and without blanks')
 
@@ -48,11 +60,32 @@ def add_force(parser: argparse.ArgumentParser, what: str = 'write into a folder 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
     """A config with ``--cfg-options``; a SetupError where there is no such file, or its library is not installed."""
     check_file(path, 'the config')
-    cfg = Config.fromfile(path)
+    cfg = _load(path)
     if options is not None:
         cfg.merge_from_dict(options)
     require(cfg.get('default_scope'))
+    if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
+        raise SetupError('the config has no model with a type; give the config of a detector, segmentor or classifier')
+    if 'backbone' in cfg.model and not (isinstance(cfg.model.backbone, dict) and 'type' in cfg.model.backbone):
+        raise SetupError('model.backbone of the config has no type; give one, such as hybrid_mm.TransCNN')
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is not None and not (isinstance(loader, dict) and isinstance(loader.get('dataset'), dict)):
+            raise SetupError(f'{split}_dataloader of the config has no dataset; give one, or set {split}_dataloader=None')
     return cfg
+
+
+def _load(path: str) -> Config:
+    """What a config file says; a SetupError that names the file where it is no config, or breaks off."""
+    try:
+        return Config.fromfile(path)
+    except SetupError:
+        raise
+    except Exception as error:  # a config is a program, which may fail in any way
+        last = extract_tb(error.__traceback__)[-1]
+        line = last.lineno if last.name == '<module>' else getattr(error, 'lineno', None)
+        raise SetupError(f'the config {path} cannot be read: {type(error).__name__}{f" in line {line}" if line else ""}: '
+                         f'{first_line(error)}; mend the file, or one that it imports or has in _base_') from error
 
 
 def read_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None, launcher: str = 'none') -> Config:
@@ -91,6 +124,12 @@ def check_least(args: argparse.Namespace, **least: int) -> None:
             raise SetupError(f'--{name.replace("_", "-")} {getattr(args, name)} is not allowed; choose {value} or more')
 
 
+def check_seed(seed: int) -> None:
+    """Raise a SetupError where a seed is none for torch, numpy and Python alike."""
+    if not 0 <= seed < 2**32:
+        raise SetupError(f'--seed {seed} is not allowed; choose 0 to {2**32 - 1}')
+
+
 def check_out_folder(path: Path, force: bool = False) -> None:
     """Raise a SetupError where a folder cannot take the output: it is a file, lies below one, or holds something.
 
@@ -99,6 +138,7 @@ def check_out_folder(path: Path, force: bool = False) -> None:
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
             raise SetupError(f'--out {path} is not allowed, since {folder} is a file; give a folder')
+    check_writable(next(folder for folder in (path, *path.resolve().parents) if folder.is_dir()), f'--out {path}')
     if not force and path.is_dir() and any(path.iterdir()):
         raise SetupError(f'--out {path} is not empty; give another folder, or pass --force to overwrite what has the same name')
 
@@ -116,10 +156,21 @@ def check_out_file(path: Path, suffixes: Sequence[str] = (), force: bool = False
         raise SetupError(f'{option}{path} is a folder; give a file')
     if path.exists() and not force:
         raise SetupError(f'{option}{path} exists; give another file, or pass --force to overwrite it')
+    check_writable(path.parent, f'{option}{path}')
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Raise a SetupError where a folder takes no files: only trying it tells, as permissions mean nothing to root."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise SetupError(f'{what} cannot be written: {folder}: {error.strerror}; give another place') from None
 
 
 def _complete_loaders(cfg: Config) -> None:
     """What MMPretrain's own tools add to the loaders of a config."""
+    if 'backbone' in cfg.model and not (isinstance(cfg.model.backbone, dict) and 'type' in cfg.model.backbone):
+        raise SetupError('model.backbone of the config has no type; give one, such as hybrid_mm.TransCNN')
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader is not None:

@@ -32,5 +32,5 @@ def run(args: argparse.Namespace) -> None:
     set_up_testing(cfg, args)
     check_checkpoint(args.checkpoint, 'checkpoint')
     check_data(cfg, ('test', ))
-    with runner_of(cfg, args.local_rank) as runner:
+    with runner_of(cfg, args.local_rank, 'test') as runner:
         runner.test()

@@ -12,6 +12,8 @@ from hybrid_mm.data.preflight import annotation_files, check_annotations, check_
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
 
+from ..trial import check_shapes
+
 
 @HOOKS.register_module()
 class CheckSetupHook(Hook):
@@ -62,6 +64,7 @@ class CheckSetupHook(Hook):
                 raise SetupError(f'the classes of the {split} data, {shorten(classes)}, are not those of the training '
                                  f'data, {shorten(first_classes)}; give both the same metainfo.classes')
             first_classes = classes
+        check_shapes(runner, model)
 
     def _check_annotations(self, runner: Runner) -> None:
         """Look through COCO files of the config; after our own tools a look at what these have kept."""

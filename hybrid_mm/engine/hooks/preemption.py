@@ -67,8 +67,6 @@ class PreemptionHook(Hook):
             self._let_signals_cut_short(runner)
             if self._misses_validation(runner):
                 self._validate(runner)
-        if runner.iter >= runner.max_iters:
-            runner.logger.info(f'All {runner.max_iters} steps of this training are done; there is nothing to do.')
 
     def after_train_iter(self, runner: Runner, **kwargs) -> None:
         self._tidy(runner)
