@@ -14,7 +14,8 @@ from mmengine.registry import DefaultScope
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
-from hybrid_mm.data.guarded_pipeline import GuardedPipeline, SampleError, Tally, guard
+from hybrid_mm.data.guarded_pipeline import GuardedPipeline, guard
+from hybrid_mm.data.tally import SampleError, Tally
 
 CLASSES = ('disc', 'triangle', 'striped square', 'checked diamond')
 

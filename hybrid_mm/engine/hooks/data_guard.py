@@ -7,7 +7,8 @@ from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
-from hybrid_mm.data.guarded_pipeline import Tally, guard, too_many
+from hybrid_mm.data.guarded_pipeline import guard
+from hybrid_mm.data.tally import Tally, too_many
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
 
