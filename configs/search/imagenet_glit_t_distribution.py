@@ -18,7 +18,7 @@ param_scheduler = [
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 # no average of weights, of which each batch trains a part
-custom_hooks = [dict(type='hybrid_mm.CheckSetupHook'), dict(type='hybrid_mm.DataGuardHook')]
+custom_hooks = [dict(type='hybrid_mm.CheckSetupHook')]
 find_unused_parameters = True
 search = dict(
     limit_gmacs=1.475,  # GLiT-Tiny itself has 1.473
