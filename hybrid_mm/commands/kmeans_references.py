@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     check_out_file(args.out, force=args.force, option='')
     cfg = read_config(args.config, args.cfg_options)
     check_starting_weights(cfg)
-    check_data(cfg, ('train', ))
+    check_data(cfg, ('train', ), keep=False)
     model = kmeans.build_backbone(cfg, args.seed)
     blocks = kmeans.find_blocks(model.backbone)
     kmeans.require_libraries(blocks)
