@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     check_out_folder(out, args.force)
     if cfg.get(f'{args.split}_dataloader') is None:
         raise SetupError(f'the config has no {args.split}_dataloader; choose the other --split, or another config')
-    check_data(cfg, (args.split, ))
+    check_data(cfg, (args.split, ), keep=False)
     with Progress('pictures', args.number) as progress:
         for picture in progress.over(browse(cfg, args.split, args.number, args.seed)):
             out.mkdir(parents=True, exist_ok=True)

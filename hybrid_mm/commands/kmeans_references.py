@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if cfg.get('train_dataloader') is None:
         raise SetupError('the config has no train_dataloader, whose images K-means needs; give another config')
     check_starting_weights(cfg)
-    check_data(cfg, ('train', ))
+    check_data(cfg, ('train', ), keep=False)
     model = kmeans.build_backbone(cfg, args.seed)
     blocks = kmeans.find_blocks(model.backbone)
     kmeans.require_libraries(blocks)

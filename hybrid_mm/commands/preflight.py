@@ -74,12 +74,12 @@ def check_starting_weights(cfg: Config) -> None:
         check_usable(path, name, command_line)
 
 
-def check_data(cfg: Config, splits: Sequence[str], annotations: bool = True) -> None:
+def check_data(cfg: Config, splits: Sequence[str], annotations: bool = True, keep: bool = True) -> None:
     """Raise a SetupError where folders or files of the data sets are missing, or files are not what the data sets read.
 
     With ``annotations`` COCO files are looked through, and where `hybrid_mm.CheckSetupHook` of the config says so, mended copies
-    take their place in the config, see `hybrid_mm.data.preflight.check_annotations`. ``splits`` are those of train, val and test
-    that the run uses.
+    take their place in the config, see `hybrid_mm.data.preflight.check_annotations`, which ``keep`` is for.
+    ``splits`` are those of train, val and test that the run uses.
     """
     leaves = [leaf for split in splits if cfg.get(f'{split}_dataloader') is not None
               for leaf in leaf_datasets(cfg[f'{split}_dataloader'].dataset, f'{split}_dataloader.dataset')]
@@ -94,7 +94,8 @@ def check_data(cfg: Config, splits: Sequence[str], annotations: bool = True) -> 
             if evaluates and os.path.isfile(path or ''):
                 read_categories(path)  # here it has to have annotations
     if annotations:
-        use_copies(cfg, splits, check_annotations(annotation_files(cfg, splits), cfg.work_dir, **settings_of(cfg)))
+        use_copies(cfg, splits, check_annotations(annotation_files(cfg, splits), cfg.work_dir, keep=keep,
+                                                  **settings_of(cfg)))
         for _, dataset in leaves:
             _check_classes(dataset, cfg.default_scope)
 

@@ -3,13 +3,14 @@ import gc
 import json
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from hybrid_mm.errors import SetupError, first_line
 
 from . import faults as kinds
+from .coco_images import is_id, is_image, size_of
 from .faults import Fault, Kind
 from .rle import run_lengths
 
@@ -69,53 +70,16 @@ def find_faults(content: Mapping[str, Any], path: str, masks: bool = False, eval
     return found
 
 
-def is_id(value: Any) -> bool:
-    """Whether a value serves as an id: a whole number, or a string."""
-    return type(value) in (int, str) or type(value) is float and value.is_integer()
-
-
-def size_of(image: Any) -> Optional[Tuple[int, int]]:
-    """Width and height of an entry of a file; None where they are no positive whole numbers."""
-    width, height = image.get('width'), image.get('height')
-    return (width, height) if type(width) is type(height) is int and 0 < width < 2**31 and 0 < height < 2**31 else None
-
-
-def size_fault(size: Tuple[int, int], stored: Tuple[int, int], orientation: int) -> Optional[Kind]:
-    """What is wrong with width and height in the file; both ways in which EXIF lets a picture be read are right."""
-    if size == stored or orientation >= 5 and size == stored[::-1]:
-        return None
-    return kinds.SWAPPED if size == stored[::-1] else kinds.OTHER_SIZE
-
-
-def sizes_unlike(images: Sequence[Any], path: str, stored: Mapping[str, Tuple[Tuple[int, int], int]]) -> List[Fault]:
-    """Faults of images whose size is not that of the picture: ``stored`` has size and orientation by file name."""
-    found = []
-    for row, image in enumerate(images):
-        if not _is_image(image) or image['file_name'] not in stored:
-            continue
-        size, (real, orientation) = size_of(image), stored[image['file_name']]
-        kind = size_fault(size, real, orientation) if size else None
-        if kind:
-            found.append(Fault(kind, path, f'{image["file_name"]} has {real[0]}x{real[1]} pixels (width x height), the file says '
-                               f'width={image["width"]}, height={image["height"]}', image['id'], row=row))
-    return found
-
-
-def _is_image(image: Any) -> bool:
-    return (isinstance(image, dict) and is_id(image.get('id')) and isinstance(image.get('file_name'), str) and
-            bool(image['file_name']))
-
-
 def _image_faults(images: Sequence[Any], path: str) -> List[Fault]:
     found = []
     ids: set = set()
     names: Dict[str, Any] = {}
     for row, image in enumerate(images):
-        if not _is_image(image) or size_of(image) is None:
+        if not is_image(image) or size_of(image) is None:
             given = {key: image.get(key) for key in ('id', 'file_name', 'width', 'height')} if isinstance(image, dict) else image
             image_id = given['id'] if isinstance(given, dict) and is_id(given['id']) else None
             found.append(Fault(kinds.IMAGE_KEYS, path, f'images[{row}] is {_short(given)}', image_id, row=row))
-        if not _is_image(image):
+        if not is_image(image):
             continue
         if image['id'] in ids:
             found.append(Fault(kinds.IMAGE_TWICE, path, f'images[{row}] has the id of another before it', image['id'], row=row))
@@ -179,7 +143,7 @@ def _annotation_faults(annotations: Sequence[Any], images: Sequence[Any], catego
     add(kinds.ID_TWICE, twice, 'id')
     if evaluated and 0 in seen:  # pycocotools takes the id of a match for a truth value
         add(kinds.ID_ZERO, [i for i, annotation in enumerate(kept) if annotation.get('id') == 0], 'id')
-    sizes = {image['id']: size_of(image) or (np.nan, np.nan) for image in reversed(images) if _is_image(image)}
+    sizes = {image['id']: size_of(image) or (np.nan, np.nan) for image in reversed(images) if is_image(image)}
     where = [sizes.get(annotation.get('image_id')) if is_id(annotation.get('image_id')) else None for annotation in kept]
     add(kinds.NO_IMAGE, [i for i, size in enumerate(where) if size is None], 'image_id')
     known = {category['id'] for category in categories if isinstance(category, dict) and is_id(category.get('id'))}

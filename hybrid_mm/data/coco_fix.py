@@ -9,7 +9,8 @@ import numpy as np
 from hybrid_mm.output import whole_file
 
 from . import faults as kinds
-from .coco_faults import find_faults, is_id, size_of, sizes_unlike
+from .coco_faults import find_faults
+from .coco_images import is_id, size_of, sizes_unlike
 from .faults import ADVICE, Fault
 from .rle import run_lengths
 

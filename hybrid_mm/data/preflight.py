@@ -19,8 +19,9 @@ from hybrid_mm.errors import SetupError
 from hybrid_mm.output import whole_file
 
 from . import faults as kinds
-from .coco_faults import find_faults, read_coco, sizes_unlike
+from .coco_faults import find_faults, read_coco
 from .coco_fix import mend, write_coco
+from .coco_images import sizes_unlike
 from .datasets import dataset_class, evaluators_of, is_evaluated, leaf_datasets, reads_instances, wants_masks
 from .faults import ADVICE, FAULT, Fault, by_kind, ids
 from .parts import has_name
@@ -117,7 +118,7 @@ def check_settings(annotations: Any, max_share: Any) -> None:
 
 
 def check_annotations(files: Sequence[AnnotationFile], work_dir: str, annotations: str = 'stop', max_share: float = 0.01,
-                      patience: float = PATIENCE) -> Dict[str, str]:
+                      patience: float = PATIENCE, keep: bool = True) -> Dict[str, str]:
     """Look through annotation files before anything is built from them.
 
     Mild faults, which the loader leaves out itself, are told in one warning; more than a share of them stop, as any other fault.
@@ -128,6 +129,7 @@ def check_annotations(files: Sequence[AnnotationFile], work_dir: str, annotation
         annotations: ``'stop'``, or ``'mend'`` for a copy of a faulty file in ``<work_dir>/annotations``.
         max_share: of mild faults among all annotations that is borne.
         patience: seconds that a process waits for the first one of its machine.
+        keep: whether to remember what was found; a run of one process that writes nothing else does without, but for a copy.
 
     Returns:
         Path of the mended copy by path of the file, of those that had faults.
@@ -138,7 +140,7 @@ def check_annotations(files: Sequence[AnnotationFile], work_dir: str, annotation
     check_settings(annotations, max_share)
     copies = {}
     for file in files:
-        verdict = _verdict(file, Path(work_dir) / 'annotations', annotations == 'mend', patience)
+        verdict = _verdict(file, Path(work_dir) / 'annotations', annotations == 'mend', patience, keep)
         if verdict.get('error'):
             raise SetupError(verdict['error'])
         if annotations == 'mend' and verdict.get('copy'):
@@ -159,7 +161,7 @@ def _log(text: str) -> None:
         print_log(text, logger='current', level=30)  # a warning
 
 
-def _verdict(file: AnnotationFile, folder: Path, with_copy: bool, patience: float) -> Dict[str, Any]:
+def _verdict(file: AnnotationFile, folder: Path, with_copy: bool, patience: float, keep: bool) -> Dict[str, Any]:
     """What was found of a file, now or before, here or by the first process of this machine."""
     path = file.verdict(folder)
     rank = int(os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', '0'))))
@@ -169,7 +171,7 @@ def _verdict(file: AnnotationFile, folder: Path, with_copy: bool, patience: floa
         if known is not None:
             return known
         if rank == 0:
-            return _judge(file, path, with_copy)
+            return _judge(file, path, with_copy, keep)
         if time.monotonic() > end:
             raise SetupError(f'the first process of this machine has not looked through {file.path} within {patience:.0f} s, or '
                              f'process {rank} does not see {path}, which it writes; use a work folder that both see')
@@ -186,12 +188,12 @@ def _read(path: Path, with_copy: bool) -> Optional[Dict[str, Any]]:
     return None if needs_copy and not os.path.isfile(verdict.get('copy', '')) else verdict
 
 
-def _judge(file: AnnotationFile, path: Path, with_copy: bool) -> Dict[str, Any]:
+def _judge(file: AnnotationFile, path: Path, with_copy: bool, keep: bool) -> Dict[str, Any]:
     """Look through a file, and keep the verdict."""
     try:
         content = read_coco(file.path, file.with_annotations)
     except SetupError as error:
-        return _keep(path, dict(error=str(error)))
+        return _keep(path, dict(error=str(error))) if keep else dict(error=str(error))
     faults = find_faults(content, file.path, file.masks, file.evaluated)
     faults += sizes_unlike(content['images'], file.path, _sizes(content, file.folder, _LOOKS))
     faults = [fault for fault in faults if fault.severity != ADVICE]
@@ -210,7 +212,7 @@ def _judge(file: AnnotationFile, path: Path, with_copy: bool) -> Dict[str, Any]:
             f'{copy} takes the place of {file.path}, with {len(mended["images"])} of {len(content["images"])} images and {left} '
             f'of {number} annotations: {_summary(changes, with_remedy=True)}'))
         _keep(replace(file, path=str(copy)).verdict(path.parent), dict(file=str(copy), annotations=left, stop=0, mild=0, told=''))
-    return _keep(path, verdict)
+    return _keep(path, verdict) if keep or 'copy' in verdict else verdict
 
 
 def _keep(path: Path, verdict: Dict[str, Any]) -> Dict[str, Any]:
