@@ -53,6 +53,7 @@ class PreemptionHook(Hook):
         self._saved = -1  # iteration of the last checkpoint to resume from; the main process alone knows it
         self._kept: List[str] = []  # names of checkpoints of this hook that are there
         self._mid_epoch = False
+        self._cuts = False  # validations
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._mid_epoch = bool(checkpoint.get('position', {}).get('batch'))
@@ -64,7 +65,9 @@ class PreemptionHook(Hook):
         shield_workers(runner.train_dataloader)
         if runner.val_loop is not None:
             shield_workers(runner.val_dataloader)
-            self._let_signals_cut_short(runner)
+            if hasattr(runner.val_loop, 'evaluator'):
+                self._let_signals_cut_short(runner)
+                self._cuts = True
             if self._misses_validation(runner):
                 self._validate(runner)
 
@@ -79,7 +82,7 @@ class PreemptionHook(Hook):
         self._tidy(runner)
 
     def before_val_iter(self, runner: Runner, **kwargs) -> None:
-        if self._signal and self._former:
+        if self._signal and self._cuts:
             raise _CutShort
 
     def after_val(self, runner: Runner) -> None:
@@ -138,7 +141,7 @@ class PreemptionHook(Hook):
         loop, record = runner.train_loop, Path(runner.work_dir, 'last_validation')
         if runner.rank == 0 and (runner.iter == 0 or not record.is_file()):
             self._record_validation(runner)
-        if runner.iter == 0 or self._mid_epoch:
+        if runner.iter == 0 or self._mid_epoch or not hasattr(loop, '_decide_current_val_interval'):  # a loop of another kind
             return False
         now, end = (loop.iter, loop.max_iters) if hasattr(loop, 'dataloader_iterator') else (loop.epoch, loop.max_epochs)
         loop._decide_current_val_interval()
