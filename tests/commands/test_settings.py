@@ -210,3 +210,11 @@ def test_several_processes_on_a_cpu_keep_a_wrapper_of_the_config():
     assert adapt_to_cpu(cfg) == []
     assert cfg.model_wrapper_cfg == dict(
         type='Own', broadcast_buffers=True, find_unused_parameters=False, device_ids=None)
+
+
+def test_options_of_hooks_reach_those_of_the_config_or_add_them():
+    hooks = [dict(type='hybrid_mm.HangGuardHook', timeout=5), dict(type='EMAHook')]
+    cfg = trained('--hang-timeout', '30', '--resume-schedule', 'old', custom_hooks=hooks)
+    assert cfg.custom_hooks == [dict(type='hybrid_mm.HangGuardHook', timeout=30), dict(type='EMAHook'),
+                                dict(type='hybrid_mm.ResumeScheduleHook', schedule='old')]
+    assert 'custom_hooks' not in trained()

@@ -92,6 +92,12 @@ def test_what_has_changed_is_named(train):
         assert text in said
 
 
+def test_a_rate_that_is_scaled_with_the_batch_holds(train):
+    train(epochs(1))
+    seen, said = train(epochs(2), resume=True, auto_scale_lr=dict(enable=True, base_batch_size=1))  # of batches of two
+    assert 'optimizer.lr 0.01 -> 0.02' in said and seen[0][0]['lr'] == 0.02
+
+
 @pytest.mark.parametrize('train_cfg, scheduler', [
     (epochs(4), [WARM_UP, dict(type='CosineAnnealingLR', T_max=4)]), (iterations(9), [dict(type='PolyLR', by_epoch=False)]),
     (epochs(4), [dict(type='CosineAnnealingMomentum', T_max=4)]), (epochs(4), None)])
