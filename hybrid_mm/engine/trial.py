@@ -121,7 +121,7 @@ def _try_out(model: nn.Module, batch: _Batch, norms: List[nn.Module], alone: Opt
         except Exception as error:
             fault = error
         _check_levels(model, maps, size)
-        if not lonely and (fault is None or explain(fault, model) is None):
+        if not lonely and not isinstance(fault, SetupError) and (fault is None or explain(fault, model) is None):
             return
     if lonely:
         raise SetupError(f'{alone}, and then {one_value(lonely[0])}')
@@ -178,7 +178,9 @@ def _few_boxes(rpn_head: Any) -> Iterator[None]:
 
 
 def _refuse(error: Exception, model: nn.Module, of: str) -> None:
-    """Raise a SetupError where shapes are the reason of an error."""
+    """Raise a SetupError where shapes are the reason of an error, or the network itself has one."""
+    if isinstance(error, SetupError):
+        raise error
     sentence = explain(error, model)
     if sentence is not None:
         raise SetupError(f'{sentence} (seen with {of})') from None
@@ -198,8 +200,8 @@ def _check_levels(model: nn.Module, maps: Maps, size: Tuple[int, int]) -> None:
             kind = type(prior_generator).__name__
             wanted = [stride[-1] if isinstance(stride, tuple) else stride for stride in prior_generator.strides]
             if len(wanted) != len(delivered):
-                raise SetupError(f'model.{name} has strides {wanted} of its {kind}, and {source} gives {len(delivered)} maps; give '
-                                 f' as many strides as maps, or {source} other num_outs or out_indices')
+                raise SetupError(f'model.{name} has strides {wanted} of its {kind}, and {source} gives {len(delivered)} maps; '
+                                 f'give as many strides as maps, or {source} other num_outs or out_indices')
             _compare(f'strides {wanted} of the {kind} of model.{name}', wanted, strides, delivered, source)
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
         extractors = getattr(roi_head, name, None)

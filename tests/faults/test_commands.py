@@ -49,7 +49,7 @@ CASES = [  # command, arguments, message
     ('test', ['{classifier}', '{checkpoint}', '--cfg-options', 'test_evaluator=None'], 'the config has no test_evaluator,'),
     ('test', ['{classifier}', '{checkpoint}', '--out', '/proc/x/p.pkl'], '--out /proc/x cannot be written: /proc: '),
     ('test', ['{classifier}', '{checkpoint}', '--show-dir', '{file}'], '--show-dir .*file is not allowed, since .* is a file; '),
-    ('test', ['{classifier}', '{checkpoint}', '--out', '{folder}'], '--out .*folder is a folder; give a file$'),
+    ('test', ['{classifier}', '{checkpoint}', '--out', '{pickle}'], '--out .*folder.pkl is a folder; give a file$'),
     ('test', ['{classifier}', '{checkpoint}', '--wait-time', '-1'], '--wait-time -1.0 is not allowed; choose 0 or more$'),
     ('test', ['{classifier}', '{folder}'], 'checkpoint .*folder does not exist; '),
     ('infer', ['{classifier}', '{checkpoint}', '{ok}', '--out', '/proc/x'], '--out /proc/x cannot be written: /proc: '),
@@ -97,11 +97,13 @@ def names(tmp_path_factory, tiny):
     (folder / 'file').write_text('x')
     (folder / 'empty').write_bytes(b'')
     (folder / 'folder').mkdir()
+    (folder / 'folder.pkl').mkdir()
     (folder / 'quick' / 'test' / '1').mkdir(parents=True)
     (folder / 'quick' / 'test' / '1' / 'a.json').write_text('{')
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), folder / 'weights.pth')
     return dict({name: tiny(name) for name in ('classifier', 'segmentor', 'setformer', 'search')},
-                checkpoint=folder / 'weights.pth', quick=folder / 'quick', video=folder / 'video.avi', pictures=folder,
+                checkpoint=folder / 'weights.pth', quick=folder / 'quick',
+                video=folder / 'video.avi', pickle=folder / 'folder.pkl', pictures=folder,
                 **{name: folder / f'{name}.png' for name in ('ok', 'one', 'deep', 'grey', 'rgba', 'cut')},
                 **{name: folder / name for name in ('file', 'empty', 'folder')})
 

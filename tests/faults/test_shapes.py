@@ -17,8 +17,8 @@ train, evaluate = (partial(commands.main, name) for name in ('train', 'test'))
 BEFORE_TRAINING = [
     ('detector', ['model.backbone.in_channels=4'],
      r'^Error: model.backbone.stem.0 \(Conv2d\) expects 4 channels and gets 3; model.backbone \(TransCNN\) has in_channels=4, '
-     r'and gets 1x3x192x192; set model.backbone.in_channels=3, or let the pipeline of the data deliver pictures of 4 channels \(seen '
-     r'with pictures of the train data, 3x192x192\)$'),
+     r'and gets 1x3x192x192; set model.backbone.in_channels=3, or let the pipeline of the data deliver pictures of 4 channels '
+     r'\(seen with pictures of the train data, 3x192x192\)$'),
     ('classifier', ['model.backbone.in_channels=1'], '^Error: model.backbone.stem.0 .* expects 1 channel and gets 3; '),
     ('detector', ['train_dataloader.dataset.pipeline.0.color_type=grayscale'],
      r'^Error: model.data_preprocessor \(DetDataPreprocessor\) has mean and std of 3 values and a swap of red and blue, .* and '
@@ -37,7 +37,7 @@ PARTS = [
     (dict(neck=dict(in_channels=[16, 32, 32, 32])),
      r'^model.neck.lateral_convs.3.conv \(Conv2d\) expects 32 channels and gets 64; model.neck \(FPN\) has in_channels=\[16, 32, '
      r'32, 32\], and gets 1x16.*; set model.neck.in_channels=\[16, 32, 32, 64\] '),
-    (dict(neck=dict(in_channels=[16, 32, 32])), r'^model.neck \(FPN\) has in_channels=\[16, 32, 32\], and gets 1x.*32, 32, 64\] '),
+    (dict(neck=dict(in_channels=[16, 32, 32])), r'^model.neck \(FPN\) has in_channels=\[16, 32, 32\], and gets .*32, 32, 64\]'),
     (dict(neck=dict(num_outs=4)),
      r'^model.rpn_head has strides \[4, 8, 16, 32, 64\] of its AnchorGenerator, and model.neck gives 4 maps; '),
     (dict(backbone=dict(out_indices=(1, 2, 3)), neck=dict(in_channels=[32, 32, 64])),
