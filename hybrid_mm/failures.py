@@ -170,7 +170,7 @@ def _arguments(frame: FrameType) -> List[Any]:
     """Arguments of the function of a frame, without ``self``."""
     names, varargs, varkw, values = inspect.getargvalues(frame)
     given = [values[name] for name in names[1:] if name in values]
-    return [*given, *values.get(varargs, ()), *values.get(varkw, {}).values()]
+    return [*given, *values.get(varargs or '', ()), *values.get(varkw or '', {}).values()]
 
 
 def _shapes(value: Any, depth: int = 3) -> Iterator[Shape]:

@@ -60,8 +60,8 @@ def browse(cfg: Config, split: str, number: int, seed: int = 0) -> Iterator[Pict
     for i in spread(len(dataset), number):
         item = dataset[i]
         if not {'inputs', 'data_samples'} <= item.keys():
-            raise SetupError(f'the pipeline of the {split} data ends without inputs and data_samples; its last transform has to pack '
-                             'them, such as PackDetInputs, PackSegInputs or PackInputs')
+            raise SetupError(f'the pipeline of the {split} data ends without inputs and data_samples; its last transform has to '
+                             'pack them, such as PackDetInputs, PackSegInputs or PackInputs')
         sample = item['data_samples']
         image = to_picture(item['inputs'], rgb=bool(preprocessor_of(cfg).get('rgb_to_bgr')))
         path = getattr(sample, 'img_path', None)

@@ -179,11 +179,11 @@ class BaseBackbone(BaseModule):
         """The image batch (B, in_channels, H, W) as the stem takes it, in the memory format of the maps.
 
         Raises:
-            ValueError: the image is smaller than the stride of the last stage that runs.
+            SetupError: the image is smaller than the stride of the last stage that runs.
         """
         stride = self.stage_stride(max(self.out_indices))
         if x.shape[2] < stride or x.shape[3] < stride:
-            raise ValueError(f'the image has {x.shape[2]}x{x.shape[3]} pixels, less than the stride of {stride} of '
+            raise SetupError(f'the image has {x.shape[2]}x{x.shape[3]} pixels, less than the stride of {stride} of '
                              f'{type(self).__name__}; give at least {stride}x{stride} pixels')
         return x.contiguous(memory_format=_MEMORY_FORMATS[
             _choose_format(x) if self.memory_format == 'auto' else self.memory_format])

@@ -22,7 +22,18 @@ from hybrid_mm.output import whole_file
 from hybrid_mm.progress import Progress
 
 from .preflight import check_checkpoint
-from .shared import add_config, add_device, add_force, check_least, check_out_file, check_seed, count, find_device, parser_of, read_config
+from .shared import (
+    add_config,
+    add_device,
+    add_force,
+    check_least,
+    check_out_file,
+    check_seed,
+    count,
+    find_device,
+    parser_of,
+    read_config,
+)
 
 _RANDOM = 'none'  # in the place of a checkpoint
 

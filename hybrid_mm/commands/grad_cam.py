@@ -94,6 +94,8 @@ def explain_files(explainer: Explainer, files: Sequence[Path], out: Path, label:
             except NothingFound:
                 entry['problem'] = 'nothing found'
                 continue
+            except SetupError as error:
+                raise SetupError(f'{file.name}: {error}') from None
             write_image(out / f'{names[file]}.png', found.draw())
             entry.update(picture=f'{names[file]}.png', **_describe(explainer.predictor, found))
     return entries

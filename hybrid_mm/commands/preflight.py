@@ -154,11 +154,12 @@ def check_run(cfg: Config, split: str) -> None:
     missing = [name for name in _LOOPS[split] if cfg.get(name) is None]
     if missing:
         what = 'training' if split == 'train' else 'test'
-        raise SetupError(f'the config has no {", ".join(missing)}, which a {what} needs; give a config with {" and ".join(_LOOPS[split])}')
+        raise SetupError(f'the config has no {", ".join(missing)}, which a {what} needs; give a config with '
+                         f'{", ".join(_LOOPS[split])}')
     of_val = [name for name in ('val_dataloader', 'val_cfg', 'val_evaluator') if cfg.get(name) is None]
     if split == 'train' and len(of_val) in (1, 2):
-        raise SetupError(f'the config has no {", ".join(of_val)}, but other settings of a validation; give val_dataloader, val_cfg and '
-                         'val_evaluator, or set all three to None for a training without validation')
+        raise SetupError(f'the config has no {", ".join(of_val)}, but other settings of a validation; give val_dataloader, '
+                         'val_cfg and val_evaluator, or set all three to None for a training without validation')
     for name, least in _LEAST.items():
         node: Any = cfg
         for key in name.split('.'):

@@ -130,17 +130,17 @@ def check_seed(seed: int) -> None:
         raise SetupError(f'--seed {seed} is not allowed; choose 0 to {2**32 - 1}')
 
 
-def check_out_folder(path: Path, force: bool = False) -> None:
+def check_out_folder(path: Path, force: bool = False, option: str = '--out ') -> None:
     """Raise a SetupError where a folder cannot take the output: it is a file, lies below one, or holds something.
 
     With ``force`` it may hold something, whose files of the same names are then overwritten.
     """
     for folder in (path, *path.parents):
         if folder.exists() and not folder.is_dir():
-            raise SetupError(f'--out {path} is not allowed, since {folder} is a file; give a folder')
-    check_writable(next(folder for folder in (path, *path.resolve().parents) if folder.is_dir()), f'--out {path}')
+            raise SetupError(f'{option}{path} is not allowed, since {folder} is a file; give a folder')
+    check_writable(next(folder for folder in (path, *path.resolve().parents) if folder.is_dir()), f'{option}{path}')
     if not force and path.is_dir() and any(path.iterdir()):
-        raise SetupError(f'--out {path} is not empty; give another folder, or pass --force to overwrite what has the same name')
+        raise SetupError(f'{option}{path} is not empty; give another folder, or pass --force to overwrite what has the same name')
 
 
 def check_out_file(path: Path, suffixes: Sequence[str] = (), force: bool = False, option: str = '--out ') -> None:

@@ -1,10 +1,13 @@
 """Evaluate a detector, a segmentor or a classifier."""
 import argparse
+from pathlib import Path
+
+from hybrid_mm.errors import SetupError
 
 from .preflight import check_checkpoint, check_data, check_launcher
 from .runner import runner_of
 from .settings import set_up_testing
-from .shared import add_config, read_config
+from .shared import add_config, check_out_folder, read_config
 from .train import add_launcher
 
 
@@ -31,6 +34,23 @@ def run(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     set_up_testing(cfg, args)
     check_checkpoint(args.checkpoint, 'checkpoint')
+    check_outputs(args, cfg.default_scope)
     check_data(cfg, ('test', ))
     with runner_of(cfg, args.local_rank, 'test') as runner:
         runner.test()
+
+
+def check_outputs(args: argparse.Namespace, scope: str) -> None:
+    """See that what a test leaves can be written, before hours of it: ``--out`` and ``--show-dir``.
+
+    Raises:
+        SetupError: a place cannot be written, or is a file where a folder has to be; or ``--wait-time`` is negative.
+    """
+    if args.wait_time < 0:
+        raise SetupError(f'--wait-time {args.wait_time} is not allowed; choose 0 or more')
+    if args.out is not None and scope != 'mmseg' and Path(args.out).is_dir():
+        raise SetupError(f'--out {args.out} is a folder; give a file')
+    if args.out is not None:
+        check_out_folder(Path(args.out) if scope == 'mmseg' else Path(args.out).parent, force=True)
+    if args.show_dir is not None and scope != 'mmdet':  # whose folder is a new one in the work folder
+        check_out_folder(Path(args.show_dir), force=True, option='--show-dir ')

@@ -94,9 +94,9 @@ def _first_batch(model: nn.Module, loader: DataLoader, split: str) -> Optional[_
     inputs = done.get('inputs') if isinstance(done, dict) else None
     if not isinstance(inputs, Tensor) or inputs.dim() != 4:
         return None
-    left = inputs.shape[1]
-    return _Batch(inputs, done.get('data_samples'), of if left == len(picture) else f'{of}, of which model.data_preprocessor makes '
-                  f'{left} channels')
+    if inputs.shape[1] != len(picture):
+        of += f', of which model.data_preprocessor makes {inputs.shape[1]} channels'
+    return _Batch(inputs, done.get('data_samples'), of)
 
 
 def _detached(dataset: Any) -> Any:
@@ -110,7 +110,7 @@ def _detached(dataset: Any) -> Any:
 
 
 def _try_out(model: nn.Module, batch: _Batch, norms: List[nn.Module], alone: Optional[str]) -> None:
-    """The pass at a small size and, where that fails or is not enough, at the size of the picture: some networks take no other."""
+    """The pass at a small size and, where that fails or is not enough, at that of the picture: some networks take no other."""
     height, width = batch.inputs.shape[2:]
     for size in dict.fromkeys([(min(height, _SIDE), min(width, _SIDE)), (height, width)]):
         maps: Maps = {}
@@ -121,7 +121,7 @@ def _try_out(model: nn.Module, batch: _Batch, norms: List[nn.Module], alone: Opt
         except Exception as error:
             fault = error
         _check_levels(model, maps, size)
-        if not lonely and (fault is None or explain(fault, model) is None):
+        if not lonely and not isinstance(fault, SetupError) and (fault is None or explain(fault, model) is None):
             return
     if lonely:
         raise SetupError(f'{alone}, and then {one_value(lonely[0])}')
@@ -178,7 +178,9 @@ def _few_boxes(rpn_head: Any) -> Iterator[None]:
 
 
 def _refuse(error: Exception, model: nn.Module, of: str) -> None:
-    """Raise a SetupError where shapes are the reason of an error."""
+    """Raise a SetupError where shapes are the reason of an error, or the network itself has one."""
+    if isinstance(error, SetupError):
+        raise error
     sentence = explain(error, model)
     if sentence is not None:
         raise SetupError(f'{sentence} (seen with {of})') from None
@@ -187,18 +189,20 @@ def _refuse(error: Exception, model: nn.Module, of: str) -> None:
 def _check_levels(model: nn.Module, maps: Maps, size: Tuple[int, int]) -> None:
     """Compare the maps with the strides that MMDetection's heads take them to have: where these differ boxes lie elsewhere."""
     source, delivered = _delivered(maps)
-    if hasattr(model, 'neck') and source != 'model.neck' or not delivered or not all(isinstance(part, Tensor) and part.dim() == 4 for part in delivered):
+    are_maps = all(isinstance(part, Tensor) and part.dim() == 4 for part in delivered)
+    if hasattr(model, 'neck') and source != 'model.neck' or not delivered or not are_maps:
         return
     strides = [size[0] / part.shape[2] for part in delivered]
     roi_head = getattr(model, 'roi_head', None)
     for name in ('rpn_head', 'bbox_head'):
         prior_generator = getattr(getattr(model, name, None), 'prior_generator', None)
         if prior_generator is not None and hasattr(prior_generator, 'strides'):
+            kind = type(prior_generator).__name__
             wanted = [stride[-1] if isinstance(stride, tuple) else stride for stride in prior_generator.strides]
             if len(wanted) != len(delivered):
-                raise SetupError(f'model.{name} has strides {wanted} of its {type(prior_generator).__name__}, and {source} gives '
-                                 f'{len(delivered)} maps; give as many strides as maps, or {source} other num_outs or out_indices')
-            _compare(f'strides {wanted} of the {type(prior_generator).__name__} of model.{name}', wanted, strides, delivered, source)
+                raise SetupError(f'model.{name} has strides {wanted} of its {kind}, and {source} gives {len(delivered)} maps; '
+                                 f'give as many strides as maps, or {source} other num_outs or out_indices')
+            _compare(f'strides {wanted} of the {kind} of model.{name}', wanted, strides, delivered, source)
     for name in ('bbox_roi_extractor', 'mask_roi_extractor'):
         extractors = getattr(roi_head, name, None)
         for extractor in extractors if isinstance(extractors, nn.ModuleList) else [extractors]:

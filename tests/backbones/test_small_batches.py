@@ -53,6 +53,8 @@ def test_recomputing_names_the_layer_too():
 
 
 def test_an_error_of_another_kind_stays_as_it_is():
-    with pytest.raises(ValueError, match='^the image has 16x16 pixels') as raised:
-        build('TransCNN')(torch.rand(1, 3, 16, 16))
+    backbone = build('TransCNN')
+    backbone.stem.register_forward_hook(lambda *args: int('other'))
+    with pytest.raises(ValueError, match='^invalid literal') as raised:
+        step(backbone, 32)
     assert not isinstance(raised.value, SetupError)

@@ -1,15 +1,18 @@
 import json
+import random
 
+import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmengine.dataset import ConcatDataset
 from mmengine.hooks import EMAHook
-from mmengine.model import BaseTTAModel
+from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from hybrid_mm.engine import CheckSetupHook, SetupError
+from hybrid_mm.engine.trial import check_shapes
 
 EPOCH = dict(by_epoch=True, max_epochs=1)
 
@@ -96,6 +99,110 @@ def coco(tmp_path):
 def test_classes_that_the_coco_file_has_otherwise_are_refused_inside_of_a_wrapper(make_runner, coco, classes, message):
     with pytest.raises(SetupError, match=message):
         train(make_runner, dataset=coco(*classes))
+
+
+# ---- Shapes ----
+
+class Pictures(torch.utils.data.Dataset):
+    """Noise, which numpy and torch draw; the first ``unreadable`` cannot be read."""
+
+    def __init__(self, channels=3, side=8, unreadable=0, length=8):
+        self.channels, self.side, self.unreadable, self.length = channels, side, unreadable, length
+        self.metainfo = dict(classes=('a', 'b'))
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index < self.unreadable:
+            raise OSError('unreadable')
+        return dict(inputs=torch.rand(self.channels, self.side, self.side) + np.random.rand() + random.random())
+
+
+class Network(BaseModel):
+
+    def __init__(self, channels=3, pooled=False, **preprocessing):
+        super().__init__(data_preprocessor=dict(type='ImgDataPreprocessor', **preprocessing))
+        pool = nn.AdaptiveAvgPool2d(1) if pooled else nn.Identity()
+        self.backbone = nn.Sequential(nn.Conv2d(channels, 4, 3), pool, nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.head = nn.Conv2d(4, 2, 1)
+        self.modes = []
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        self.modes.append(mode)
+        out = self.head(self.backbone(inputs))
+        return dict(loss=out.square().mean()) if mode == 'loss' else [out]
+
+
+def test_a_training_with_the_trial_is_the_same_bit_for_bit(make_runner):
+    trained = []
+    for hooks in ([], [CheckSetupHook()]):
+        torch.manual_seed(0)
+        runner = make_runner(EPOCH, hooks, model=Network(), dataset=Pictures())
+        runner.train()
+        trained.append(runner.model)
+    assert trained[0].modes == ['loss'] * 4 and trained[1].modes == ['tensor', *trained[0].modes]
+    for name, weight in trained[0].state_dict().items():
+        assert torch.equal(weight, trained[1].state_dict()[name]), name
+
+
+def test_flags_of_training_stay_and_hooks_are_gone(make_runner):
+    model = Network()
+    model.backbone[2].eval()
+    flags = [module.training for module in model.modules()]
+    runner = make_runner(EPOCH, model=model, dataset=Pictures())
+    runner.train_loop  # noqa: B018  builds the loader
+    check_shapes(runner, model)
+    assert [module.training for module in model.modules()] == flags
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize('unreadable', [0, 2])
+def test_pictures_of_other_channels_are_refused_where_one_can_be_read(make_runner, unreadable):
+    message = r'^model.backbone.0 \(Conv2d\) expects 4 channels and gets 3; .* \(seen with pictures of the train data, 3x8x8\)$'
+    with pytest.raises(SetupError, match=message):
+        train(make_runner, model=Network(4), dataset=Pictures(unreadable=unreadable))
+
+
+def test_pictures_of_the_validation_are_tried_if_they_have_other_channels(make_runner):
+    with pytest.raises(SetupError, match=r'expects 3 channels and gets 1; .* \(seen with pictures of the val data, 1x8x8\)$'):
+        train(make_runner, validate=True, model=Network(), dataset=Pictures(), val_dataset=Pictures(1))
+    model = Network()
+    train(make_runner, validate=True, model=model, dataset=Pictures(), val_dataset=Pictures(), val_cfg=None, val_dataloader=None,
+          val_evaluator=None)
+    assert model.modes.count('tensor') == 1
+
+
+def test_a_mean_for_other_channels_and_channels_that_get_lost_are_named(make_runner):
+    with pytest.raises(SetupError, match='^model.data_preprocessor .* has mean and std of 3 values, and the pictures have 4'):
+        train(make_runner, model=Network(mean=[0.] * 3, std=[1.] * 3), dataset=Pictures(4))
+    with pytest.raises(SetupError, match='expects 4 .* gets 3; .*4x8x8, of which model.data_preprocessor makes 3 channels'):
+        train(make_runner, model=Network(4, bgr_to_rgb=True), dataset=Pictures(4))
+
+
+@pytest.mark.parametrize('size, reason', [
+    (1, 'with train_dataloader.batch_size=1 each batch has one picture'),
+    (7, 'of 8 pictures in batches of 7 the last batch of an epoch has one'),
+    (3, None),
+])
+def test_a_batch_of_one_picture_is_foreseen(make_runner, size, reason):
+    loader = dict(dataset=Pictures(), batch_size=size, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True))
+
+    def run(pooled, **changes):
+        runner = make_runner(EPOCH, [CheckSetupHook()], model=Network(pooled=pooled))
+        runner._train_dataloader = dict(loader, **changes)
+        runner.train()
+
+    run(pooled=False)
+    if reason is None:
+        run(pooled=True)
+        return
+    with pytest.raises(SetupError, match=f'^{reason}, and then model.backbone.2 .* has one value a channel, 1x4x1x1, '):
+        run(pooled=True)
+    if size > 1:
+        run(pooled=True, drop_last=True)
+    with pytest.raises(SetupError, match='^the train data have 8 pictures, less than one batch of '):
+        run(pooled=False, batch_size=9, drop_last=True)
 
 
 # ---- Checkpoints ----
