@@ -6,7 +6,7 @@ default_hooks = dict(
     # the last three, for --resume and for dense tasks, which start from the last one; and the best by the metric of the task
     checkpoint=dict(type='hybrid_mm.CheckpointHook', interval=1, max_keep_ckpts=3, rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'))
-custom_hooks = [dict(type='hybrid_mm.CheckSetupHook')]
+custom_hooks = [dict(type='hybrid_mm.CheckSetupHook'), dict(type='hybrid_mm.NumericsGuardHook', on_fault='stop')]
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -6,6 +6,7 @@ from .hooks import (
                     CheckpointHook,
                     CheckSetupHook,
                     LoggerHook,
+                    NumericsGuardHook,
                     ProgressBarHook,
                     RandomStateHook,
                     VariableSizeHook,
@@ -14,6 +15,6 @@ from .hooks import (
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'ProgressBarHook', 'RandomStateHook',
-    'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
+    'CheckSetupHook', 'CheckpointHook', 'LayerDecayOptimizerConstructor', 'LoggerHook', 'NumericsGuardHook',
+    'ProgressBarHook', 'RandomStateHook', 'SetupError', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]
