@@ -122,7 +122,8 @@ class NumericsGuardHook(Hook):
 
     def _guard(self, wrapper: OptimWrapper) -> None:
         """Put checks into this wrapper's backward and step."""
-        backward, step, clip = wrapper.backward, wrapper.step, getattr(wrapper, 'clip_func', None)
+        backward, step = wrapper.backward, wrapper.step
+        clip: Any = getattr(wrapper, 'clip_func', None)
         scaler = getattr(wrapper, 'loss_scaler', None)
         clips_by_norm = bool(wrapper.clip_grad_kwargs) and wrapper.grad_name == 'grad_norm'
 

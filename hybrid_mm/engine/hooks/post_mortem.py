@@ -20,6 +20,7 @@ class Finding(NamedTuple):
     files: List[str]           # pictures of the step
     bad_files: List[str]       # those whose values are not finite
     weight: Optional[str]      # parameter that is not finite
+    largest: float             # of all weights
     module: Optional[str]      # module with an output that is not finite
     gradient: Optional[str]    # parameter with a gradient that is not finite, on the way back
     failure: Optional[str]     # why the pass could not be repeated
@@ -45,7 +46,8 @@ def examine(model: nn.Module, wrapper: OptimWrapper, batches: List[Any], terms: 
             _repeat(model, wrapper, batch, found)
         except Exception as error:  # a model with a train_step of its own, say: what is known is reported all the same
             found['failure'] = first_line(error)
-    return Finding(terms=terms, files=files, weight=weight, **found)
+    largest = max((p.detach().abs().max().item() for p in model.parameters() if p.numel()), default=0.)
+    return Finding(terms=terms, files=files, weight=weight, largest=largest, **found)
 
 
 def describe(runner: Runner, finding: Finding, cause: str) -> str:
@@ -53,7 +55,7 @@ def describe(runner: Runner, finding: Finding, cause: str) -> str:
     findings = all_gather_object(finding)
     # gradients are those of all processes, the fault may be one's alone
     rank, finding = max(enumerate(findings), key=lambda item: (bool(item[1].terms), bool(item[1].module or item[1].gradient)))
-    terms, files, bad_files, weight, module, gradient, failure = finding
+    terms, files, bad_files, weight, largest, module, gradient, failure = finding
     where = f'step {runner.iter + 1}'
     if not hasattr(runner.train_loop, 'dataloader_iterator'):
         where += f' in epoch {runner.epoch + 1}'
@@ -69,7 +71,7 @@ def describe(runner: Runner, finding: Finding, cause: str) -> str:
     else:
         parts.append('the step is finite when it is repeated')
     parts.append('the pictures are finite' if not bad_files else f'these pictures are not finite: {shorten(bad_files)}')
-    parts.append(f'the weight {weight} is not finite already' if weight else 'the weights are finite')
+    parts.append(f'the weight {weight} is not finite already' if weight else f'the weights are finite, the largest is {largest:.3g}')
     parts.append(f'learning rate {max(rate for rates in runner.optim_wrapper.get_lr().values() for rate in rates):g}')
     parts.append(f'pictures {shorten(files, 16)}')
     last = last_checkpoint(runner)
