@@ -12,6 +12,7 @@ default_hooks = dict(
     resume_schedule=dict(type='hybrid_mm.ResumeScheduleHook'),
     # what cannot be right stops a training, see docs/reliability.md
     data_guard=dict(type='hybrid_mm.DataGuardHook'),
+    numerics_guard=dict(type='hybrid_mm.NumericsGuardHook'),
     hang_guard=dict(type='hybrid_mm.HangGuardHook'))
 custom_hooks = [dict(type='hybrid_mm.CheckSetupHook')]
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hybrid_mm.errors import SetupError
 from hybrid_mm.failures import explain
-from hybrid_mm.layers.tracing import is_traced
+from hybrid_mm.layers.tracing import is_traced, needs_plain
 
 from .norms import build_norm
 
@@ -152,7 +152,8 @@ class BaseBackbone(BaseModule):
             x: (B, in_channels, H, W), at least 32 x 32 pixels; any size, odd ones too.
 
         Returns:
-            One contiguous map (B, C_i, ceil(H/s_i), ceil(W/s_i)) for each out index, s_i = 4, 8, 16, 32.
+            One contiguous map (B, C_i, ceil(H/s_i), ceil(W/s_i)) for each out index, s_i = 4, 8, 16, 32. A picture of zeros
+            sends no gradient back through them, see `_stop_gradient_of_empty`.
 
         Raises:
             SetupError: a norm layer, which the message names, has one value a channel in training.
@@ -160,7 +161,7 @@ class BaseBackbone(BaseModule):
         if is_traced():
             return self._maps(x)
         try:
-            return self._maps(x)
+            return _stop_gradient_of_empty(x, self._maps(x))
         except ValueError as error:
             sentence = explain(error)
             if sentence is None:
@@ -335,6 +336,22 @@ def _choose_format(x: Tensor) -> str:
     """A name of `_MEMORY_FORMATS` for an image, by its device and the dtype in which convolutions run."""
     dtype = torch.get_autocast_gpu_dtype() if x.is_cuda and torch.is_autocast_enabled() else x.dtype
     return 'channels_last' if dtype in _CHANNELS_LAST.get(x.device.type, ()) else 'contiguous'
+
+
+def _stop_gradient_of_empty(image: Tensor, outputs: Tuple[Tensor, ...]) -> Tuple[Tensor, ...]:
+    """Let no gradient into the backbone from those pictures of a batch that are zero all over.
+
+    Without biases, as all these networks start, such a picture is zero in each layer, and each norm divides by the root of its
+    eps: the gradient grows by 300 to 1000 from norm to norm, beyond what float16 holds, and in ParC-Net beyond float32, though
+    there is nothing to learn from. The outputs are as they are.
+    """
+    if not needs_plain():
+        is_picture = image.detach().flatten(1).any(1)
+        for output in outputs:
+            if output.requires_grad:
+                seen = is_picture.view(-1, *[1] * (output.ndim - 1))
+                output.register_hook(lambda grad, seen=seen: torch.where(seen, grad, 0.))
+    return outputs
 
 
 def _recompute_in_backward(block: nn.Module, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from .hooks import (
                     DataGuardHook,
                     HangGuardHook,
                     LoggerHook,
+                    NumericsGuardHook,
                     PreemptionHook,
                     ProgressBarHook,
                     RandomStateHook,
@@ -19,6 +20,6 @@ from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
     'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LayerDecayOptimizerConstructor', 'LoggerHook',
-    'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'SetupError', 'VariableSizeHook',
-    'WeightAverageHook', 'require'
+    'NumericsGuardHook', 'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'SetupError',
+    'VariableSizeHook', 'WeightAverageHook', 'require'
 ]

@@ -4,6 +4,7 @@ from .checkpoint import CheckpointHook
 from .data_guard import DataGuardHook
 from .hang_guard import HangGuardHook
 from .logger import LoggerHook
+from .numerics_guard import NumericsGuardHook
 from .preemption import PreemptionHook
 from .progress_bar import ProgressBarHook
 from .random_state import RandomStateHook
@@ -12,6 +13,6 @@ from .variable_size import VariableSizeHook
 from .weight_average import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LoggerHook', 'PreemptionHook', 'ProgressBarHook',
-    'RandomStateHook', 'ResumeScheduleHook', 'VariableSizeHook', 'WeightAverageHook'
+    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LoggerHook', 'NumericsGuardHook', 'PreemptionHook',
+    'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'VariableSizeHook', 'WeightAverageHook'
 ]

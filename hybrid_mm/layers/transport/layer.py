@@ -19,6 +19,8 @@ from . import plain
 from .choice import choose
 from .definition import Prior, Similarity, position_prior_1d, position_prior_2d
 
+_SHORTEST = 1e-12  # length of a vector, as in F.normalize
+
 
 class SelfOptimalTransport(nn.Module):
     """Multi-head self-optimal transport of tokens.
@@ -183,13 +185,16 @@ class SelfOptimalTransport2d(SelfOptimalTransport):
 
 
 class _Unit(torch.autograd.Function):
-    """Vectors over their lengths, as ``F.normalize(x, dim=-1)`` with a third of the passes over memory in its backward."""
+    """Vectors over their lengths, as ``F.normalize(x, dim=-1)`` with a third of the passes over memory in its backward.
+
+    A vector of zeros, which has no direction, passes no gradient; normalize multiplies it by 1e12.
+    """
 
     @staticmethod
     def forward(ctx, x):
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(_SHORTEST)
         unit = x / length
-        ctx.save_for_backward(unit, length)
+        ctx.save_for_backward(unit, length.masked_fill(length == _SHORTEST, torch.inf))
         return unit
 
     @staticmethod
