@@ -11,7 +11,9 @@ from mmengine.device import get_device
 import hybrid_mm.registry  # noqa: F401  before configs and checkpoints are read, see `hybrid_mm.compat`
 from hybrid_mm.environment.libraries import require
 from hybrid_mm.errors import SetupError
+from hybrid_mm.names import check_keys
 
+from .config_names import check_arguments, merge_options
 from .preflight import check_file
 
 
@@ -46,12 +48,15 @@ def add_force(parser: argparse.ArgumentParser, what: str = 'write into a folder 
 
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
-    """A config with ``--cfg-options``; a SetupError where there is no such file, or its library is not installed."""
+    """A config with ``--cfg-options``; a SetupError where there is no such file, its library is not installed, or a name in
+    either is one that nothing takes."""
     check_file(path, 'the config')
     cfg = Config.fromfile(path)
+    check_keys(cfg, path)
     if options is not None:
-        cfg.merge_from_dict(options)
+        merge_options(cfg, options)
     require(cfg.get('default_scope'))
+    check_arguments(cfg, path)
     return cfg
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from hybrid_mm.checkpoints.fit import check_heads, fitting, weights_in
 from hybrid_mm.data.datasets import check_categories, leaf_datasets, reads_coco_files
 from hybrid_mm.errors import SetupError, shorten
+from hybrid_mm.names import check_keys
 from hybrid_mm.registry import HOOKS
 
 
@@ -20,15 +21,17 @@ class CheckSetupHook(Hook):
     goes on with random weights where a checkpoint is of another network.
 
     Raises:
-        SetupError: a data set is empty; ``num_classes`` of a head is not the number of the data's classes; a class is
-            not in the COCO file; training and validation data have different classes; the tensors of a checkpoint are
-            not those of the model. Resuming needs exactly these; testing may do without a head of the file, such as an
-            auxiliary one; ``load_from`` in training takes the backbone's, since fine-tuning starts with new heads.
+        SetupError: a top-level key of the config is misspelt; a data set is empty; ``num_classes`` of a head is not the number
+            of the data's classes; a class is not in the COCO file; training and validation data have different classes; the
+            tensors of a checkpoint are not those of the model. Resuming needs exactly these; testing may do without a head of
+            the file, such as an auxiliary one; ``load_from`` in training takes the backbone's, since fine-tuning starts with
+            new heads.
     """
 
     priority = 'VERY_HIGH'
 
     def before_run(self, runner: Runner) -> None:
+        check_keys(runner.cfg)  # our tools did so before they built anything
         model = _unwrap(runner.model)
         first_classes = None
         for split, dataset in _built_datasets(runner):
