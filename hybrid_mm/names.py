@@ -13,11 +13,12 @@ from typing import Any, Callable, FrozenSet, Iterable, Iterator, Optional, Set, 
 from hybrid_mm.errors import SetupError
 
 # What runners, hooks and the libraries' tools read from a config beside the parameters of mmengine's Runner.
-_ALSO_READ = ('_base_', 'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
-              'model_wrapper_cfg', 'runner_type', 'search', 'strategy', 'sync_bn', 'tta_model', 'tta_pipeline')
+_ALSO_READ = ('_base_', 'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
+              'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'search', 'strategy', 'sync_bn', 'tta_model',
+              'tta_pipeline')
 # Variables that configs of the libraries share: written anew under another name they have no effect either.
 SHARED = ('backend_args', 'crop_size', 'data_root', 'dataset_type', 'metainfo', 'norm_cfg', 'test_pipeline', 'train_pipeline',
-           'val_pipeline', 'vis_backends')
+          'val_pipeline', 'vis_backends')
 _OTHERS = ('models', )  # is in a config of mmseg
 _HOLD_DICTS = ('_cfg', '_dataloader', 'default_hooks', '_wrapper', 'model', 'visualizer', 'data_preprocessor')
 # Constructors that keep ``**kwargs`` for what they call later.
@@ -62,7 +63,7 @@ def _distance(a: str, b: str) -> int:
 
 
 @functools.lru_cache(maxsize=None)
-def parameters(kind: Callable) -> Tuple[FrozenSet[str], bool]:
+def parameters(kind: Any) -> Tuple[FrozenSet[str], bool]:
     """Names that a class or function takes as keywords, and whether it takes others too, which no signature names.
 
     ``**kwargs`` that only go on to the constructor of a base class, or to one class or function, are followed there, where what
@@ -78,7 +79,7 @@ def parameters(kind: Callable) -> Tuple[FrozenSet[str], bool]:
 
 def _of_call(function: Callable, bases: Iterator[type], method: bool = False) -> Tuple[FrozenSet[str], bool]:
     """`parameters` of a function, or of a constructor in front of those of its base classes."""
-    if (getattr(function, '__module__', None), getattr(function, '__qualname__', '')) == ('torch.nn.modules.module', 'Module.__init__'):
+    if getattr(function, '__qualname__', '') == 'Module.__init__':  # torch's
         return frozenset(), False  # says **kwargs, and refuses them
     try:
         given = list(inspect.signature(function).parameters.values())[method:]
@@ -90,7 +91,7 @@ def _of_call(function: Callable, bases: Iterator[type], method: bool = False) ->
         return frozenset(names), False
     later = _CALLED_LATER.get(getattr(function, '__qualname__', ''))
     if later is not None:
-        return frozenset(names | parameters(pydoc.locate(later))[0] - {'self'}), False  # type: ignore[arg-type]
+        return frozenset(names | parameters(pydoc.locate(later))[0] - {'self'}), False
     call = _taker(function, rest)
     if call is None:
         return frozenset(names), True
@@ -178,5 +179,5 @@ def is_copy(value: Any, variable: Any) -> bool:
     such as whole numbers; a text may go on behind the variable's."""
     if isinstance(variable, str):
         return variable != '' and isinstance(value, str) and value.startswith(variable)
-    is_special = bool(variable) and (isinstance(variable, (dict, list, tuple)) or isinstance(variable, float) and variable % 1 != 0)
-    return is_special and isinstance(value, (dict, list, tuple, float)) and value == variable
+    is_special = variable % 1 != 0 if isinstance(variable, float) else isinstance(variable, (dict, list, tuple)) and len(variable)
+    return bool(is_special) and isinstance(value, (dict, list, tuple, float)) and value == variable

@@ -74,7 +74,8 @@ def test_keywords_that_go_elsewhere_leave_a_class_open():
     assert parameters(type('Empty', (), {})) == (set(), False) and parameters(dict)[1]
 
 
-SETTINGS = dict(model=dict(type='A'), train_dataloader=dict(batch_size=2, dataset=dict(data_root='data/', ann_file='data/a.json')),
+SETTINGS = dict(model=dict(type='A'),
+                train_dataloader=dict(batch_size=2, dataset=dict(data_root='data/', ann_file='data/a.json')),
                 optim_wrapper=dict(optimizer=dict(type='SGD')), train_pipeline=[dict(type='Load')], data_root='data/')
 
 
@@ -106,7 +107,8 @@ def test_a_misspelt_key_of_a_config_is_named(key, value, right):
 @pytest.mark.parametrize('key, value', [
     ('my_names', ('a', 'b')), ('models', ['a.pth']), ('model_cfg', dict(a=1)), ('train_dataset', dict(type='B')),
     ('train_pipeline1', [dict(type='Flip')]), ('old_train_dataloader', dict(a=1)), ('data_root_07', 'data7/'),
-    ('data_rot', 'data/'), ('optimizer', dict(type='SGD')), ('max_epochs', 3), ('test_pipeline', []), ('img_norm_cfg', dict(mean=1)),
+    ('data_rot', 'data/'), ('optimizer', dict(type='SGD')), ('max_epochs', 3), ('test_pipeline', []),
+    ('img_norm_cfg', dict(mean=1)),
     ('lr_config', dict(policy='step')), ('checkpoint_config', dict(interval=1)), ('conv_cfg', dict(type='DCN')),
     ('train_pipline', [dict(type='Resize')]), ('modell', 'a name'),
 ])

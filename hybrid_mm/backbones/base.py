@@ -296,7 +296,7 @@ def _completing(constructor: Callable[..., None]) -> Callable[..., None]:
             constructor(self, *args, **kwargs)
         except TypeError as error:  # of the constructor that the argument came to in the end
             unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            names, is_open = parameters(type(self))
+            names, is_open = parameters(type(self))  # type: ignore[arg-type]
             if unknown is None or unknown[1] not in kwargs or unknown[1] in names or is_open:
                 raise
             near = nearest(unknown[1], names)

@@ -1,4 +1,4 @@
-"""Names in a config and behind ``--cfg-options`` that nothing takes: found before any work, with the nearest one that is taken."""
+"""Names in a config and behind ``--cfg-options`` that nothing takes: found before any work, with the nearest that is taken."""
 import pydoc
 from importlib import import_module
 from typing import Any, Callable, FrozenSet, List, Sequence, Tuple
@@ -122,8 +122,8 @@ def _check_variable(cfg: Config, option: str) -> None:
     places = [path for path, value in walk(read) if is_copy(value, variable) or path[-1:] == (name, ) and value == variable]
     places = [path for path in places if path[-1] == name] or places
     if places:
-        raise SetupError(f'--cfg-options {option} changes nothing: {name} is a variable of the config, and its value has been put '
-                         f'into {shorten(map(".".join, places))}; change it there')
+        raise SetupError(f'--cfg-options {option} changes nothing: {name} is a variable of the config, and its value has been '
+                         f'put into {shorten(map(".".join, places))}; change it there')
 
 
 def _check_key(node: dict, path: Sequence[str], key: str, values: dict, what: str) -> None:

