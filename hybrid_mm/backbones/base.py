@@ -1,6 +1,7 @@
 """What all backbones share: argument checks, freezing, checkpointing, layer depths and the form of the outputs."""
 import functools
 import itertools
+import re
 from contextlib import nullcontext
 from numbers import Integral
 from typing import Any, Callable, Dict, Hashable, Iterable, List, Optional, Sequence, Tuple, Union
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hybrid_mm.errors import SetupError
 from hybrid_mm.failures import explain
 from hybrid_mm.layers.tracing import is_traced, needs_plain
+from hybrid_mm.names import nearest, parameters
 
 from .norms import build_norm
 
@@ -64,7 +66,7 @@ class BaseBackbone(BaseModule):
 
     Raises:
         ValueError: an argument is outside of what is allowed; the message names both.
-        TypeError: the constructor of a subclass leaves out a part.
+        TypeError: an argument is unknown, where the message names the nearest; the constructor of a subclass leaves out a part.
     """
 
     arch_settings: Dict[Hashable, dict] = {}
@@ -309,7 +311,16 @@ def _completing(constructor: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(constructor)
     def construct(self: BaseBackbone, *args: Any, **kwargs: Any) -> None:
-        constructor(self, *args, **kwargs)
+        try:
+            constructor(self, *args, **kwargs)
+        except TypeError as error:  # of the constructor that the argument came to in the end
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            names, is_open = parameters(type(self))  # type: ignore[arg-type]
+            if unknown is None or unknown[1] not in kwargs or unknown[1] in names or is_open:
+                raise
+            near = nearest(unknown[1], names)
+            raise TypeError(f'{unknown[1]} is unknown to {type(self).__name__}; ' + (
+                f'the nearest is {near}' if near else f'choose from {", ".join(sorted(names))}')) from None
         missing = [name for name in ('stem', 'downsamples', 'stages', 'stage_channels') if not hasattr(self, name)]
         if not missing:
             self._complete()

@@ -3,7 +3,7 @@ import inspect
 import logging
 import os
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from mmengine.config import Config
 from mmengine.device import get_device

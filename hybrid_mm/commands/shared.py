@@ -13,7 +13,9 @@ from mmengine.device import get_device
 import hybrid_mm.registry  # noqa: F401  before configs and checkpoints are read, see `hybrid_mm.compat`
 from hybrid_mm.environment.libraries import require
 from hybrid_mm.errors import SetupError, first_line
+from hybrid_mm.names import check_keys
 
+from .config_names import check_arguments, merge_options
 from .preflight import check_file
 
 
@@ -58,11 +60,13 @@ def add_force(parser: argparse.ArgumentParser, what: str = 'write into a folder 
 
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
-    """A config with ``--cfg-options``; a SetupError where there is no such file, or its library is not installed."""
+    """A config with ``--cfg-options``; a SetupError where there is no such file, its library is not installed, or a name in
+    either is one that nothing takes."""
     check_file(path, 'the config')
     cfg = _load(path)
+    check_keys(cfg, path)
     if options is not None:
-        cfg.merge_from_dict(options)
+        merge_options(cfg, options)
     require(cfg.get('default_scope'))
     if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
         raise SetupError('the config has no model with a type; give the config of a detector, segmentor or classifier')
@@ -72,6 +76,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         loader = cfg.get(f'{split}_dataloader')
         if loader is not None and not (isinstance(loader, dict) and isinstance(loader.get('dataset'), dict)):
             raise SetupError(f'{split}_dataloader of the config has no dataset; give one, or set {split}_dataloader=None')
+    check_arguments(cfg, path)
     return cfg
 
 

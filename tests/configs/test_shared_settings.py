@@ -4,6 +4,9 @@ from configs.shipped import CONVNEXTS, GLITS, LEAVES, PARC, RELEASES, build, for
 from mmengine.registry import HOOKS
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hybrid_mm.commands.config_names import check_arguments
+from hybrid_mm.names import check_keys
+
 # ---- models ----
 
 
@@ -88,3 +91,9 @@ def test_last_checkpoints_are_kept_and_the_best_one_by_the_metric_of_the_task(na
     assert hook.save_best == [dict(mmdet='coco/bbox_mAP', mmseg='mIoU', mmpretrain='accuracy/top1')[cfg.default_scope]]
     assert 'bbox' in metric if cfg.default_scope == 'mmdet' else evaluator == ['mIoU'] or 1 in cfg.val_evaluator.topk
     assert hook.by_epoch == (cfg.train_cfg.get('type') != 'IterBasedTrainLoop')
+
+
+@for_each(name=LEAVES)
+def test_check_of_names_finds_nothing(name):
+    check_keys(load(name))
+    check_arguments(load(name))

@@ -10,6 +10,7 @@ from hybrid_mm.checkpoints.fit import check_heads, fitting, weights_in
 from hybrid_mm.data.datasets import check_categories, leaf_datasets, reads_coco_files
 from hybrid_mm.data.preflight import annotation_files, check_annotations, check_settings
 from hybrid_mm.errors import SetupError, shorten
+from hybrid_mm.names import check_keys
 from hybrid_mm.registry import HOOKS
 
 from ..trial import check_shapes
@@ -32,10 +33,11 @@ class CheckSetupHook(Hook):
             annotations; below it, there is a warning.
 
     Raises:
-        SetupError: a COCO file has faults; a data set is empty; ``num_classes`` of a head is not the number of the data's
-            classes; a class is not in the COCO file; training and validation data have different classes; the tensors of a
-            checkpoint are not those of the model. Resuming needs exactly these; testing may do without a head of the file, such
-            as an auxiliary one; ``load_from`` in training takes the backbone's, since fine-tuning starts with new heads.
+        SetupError: a top-level key of the config is misspelt; a COCO file has faults; a data set is empty; ``num_classes`` of a
+            head is not the number of the data's classes; a class is not in the COCO file; training and validation data have
+            different classes; the tensors of a checkpoint are not those of the model. Resuming needs exactly these; testing may
+            do without a head of the file, such as an auxiliary one; ``load_from`` in training takes the backbone's, since
+            fine-tuning starts with new heads.
     """
 
     priority = 'VERY_HIGH'
@@ -46,6 +48,7 @@ class CheckSetupHook(Hook):
         self.max_share = max_share
 
     def before_run(self, runner: Runner) -> None:
+        check_keys(runner.cfg)  # our tools did so before they built anything
         self._check_annotations(runner)
         model = _unwrap(runner.model)
         first_classes = None
