@@ -60,7 +60,7 @@ ARCHS = {  # family -> arguments of any small network of it
             channels=(8, 8, 12, 12, 16), base_sizes=(0, 8, 4, 2, 0), parc_channels=(0, width, width, width, 0),
             parc_depths=(0, *parc_depths, 0), transformer_channels=(0, 8, 12, 12, 0), transformer_depths=(0, 1, 1, 1, 0),
             baseline_channels=(8, 8, 8, 8, 12))),
-        st.integers(1, 4), stages(1, 3, 3), st.sampled_from([8, 16])),
+        st.integers(1, 2), stages(1, 3, 3), st.sampled_from([8, 16])),  # the release has two blocks in front
 }
 
 
@@ -68,7 +68,7 @@ ARCHS = {  # family -> arguments of any small network of it
 def test_a_network_of_any_arch_goes_to_released_names_and_back(family):
     rules = KEY_MAPS[family].backbone
 
-    @drawn(6, arguments=ARCHS[family])
+    @drawn(4, arguments=ARCHS[family])
     def there_and_back(arguments):
         with torch.device('meta'):
             ours = MODELS.get(family)(**arguments).state_dict()
