@@ -81,7 +81,9 @@ def position_prior_1d(length: int, num_references: int, tau: float, like: Tensor
         p = torch.arange(length, **options) / (length * tau)
     else:
         number = (mask.cumsum(1) - 1).clamp(min=0).to(like.dtype)
-        p = number / (mask.sum(1, keepdim=True).clamp(min=1) * tau)
+        # whole numbers times tau would be float32, whatever the tokens are
+        lengths = mask.sum(1, keepdim=True).clamp(min=1).to(torch.promote_types(like.dtype, torch.float32))
+        p = number / (lengths * tau)
     return Prior(torch.stack([p, torch.zeros_like(p)], -1), torch.stack([q, torch.zeros_like(q)], -1), tau**-2)
 
 
