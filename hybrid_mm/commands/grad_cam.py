@@ -95,7 +95,7 @@ def explain_files(explainer: Explainer, files: Sequence[Path], out: Path, label:
                 entry['problem'] = 'nothing found'
                 continue
             except SetupError as error:
-                raise SetupError(f'{file.name}: {error}') from None
+                raise SetupError(f'{error} (seen with {file.name})') from None
             write_image(out / f'{names[file]}.png', found.draw())
             entry.update(picture=f'{names[file]}.png', **_describe(explainer.predictor, found))
     return entries

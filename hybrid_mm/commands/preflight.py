@@ -160,6 +160,11 @@ def check_run(cfg: Config, split: str) -> None:
     if split == 'train' and len(of_val) in (1, 2):
         raise SetupError(f'the config has no {", ".join(of_val)}, but other settings of a validation; give val_dataloader, '
                          'val_cfg and val_evaluator, or set all three to None for a training without validation')
+    for part in ('train', 'val') if split == 'train' else ('test', ):
+        loader = cfg.get(f'{part}_dataloader') or {}
+        for name, dataset in leaf_datasets(loader.get('dataset') or {}, f'{part}_dataloader.dataset'):
+            if 'pipeline' in dataset and not dataset.pipeline:
+                raise SetupError(f'{name}.pipeline of the config is empty; give one that loads pictures and packs them')
     for name, least in _LEAST.items():
         node: Any = cfg
         for key in name.split('.'):
@@ -170,6 +175,7 @@ def check_run(cfg: Config, split: str) -> None:
     if not isinstance(getattr(logging, str(level), None), int):
         raise SetupError(f'log_level={level!r} is not allowed; choose from DEBUG, INFO, WARNING, ERROR')
     folder = Path(cfg.work_dir)
-    for part in (folder, *folder.parents):
-        if part.exists() and not part.is_dir():
-            raise SetupError(f'the work folder {folder} cannot be made, since {part} is a file; give another one with --work-dir')
+    for above in (folder, *folder.parents):
+        if above.exists() and not above.is_dir():
+            raise SetupError(f'the work folder {folder} cannot be made, since {above} is a file; give another one with '
+                             '--work-dir')

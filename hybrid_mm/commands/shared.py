@@ -69,9 +69,9 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         merge_options(cfg, options)
     require(cfg.get('default_scope'))
     if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
-        raise SetupError('the config has no model with a type; give the config of a detector, segmentor or classifier')
+        raise SetupError('the config has no model; give the config of a detector, segmentor or classifier')
     if 'backbone' in cfg.model and not (isinstance(cfg.model.backbone, dict) and 'type' in cfg.model.backbone):
-        raise SetupError('model.backbone of the config has no type; give one, such as hybrid_mm.TransCNN')
+        raise SetupError(f'{path} has no model.backbone; give the config of a detector, segmentor or classifier')
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader is not None and not (isinstance(loader, dict) and isinstance(loader.get('dataset'), dict)):
@@ -174,8 +174,6 @@ def check_writable(folder: Path, what: str) -> None:
 
 def _complete_loaders(cfg: Config) -> None:
     """What MMPretrain's own tools add to the loaders of a config."""
-    if 'backbone' in cfg.model and not (isinstance(cfg.model.backbone, dict) and 'type' in cfg.model.backbone):
-        raise SetupError('model.backbone of the config has no type; give one, such as hybrid_mm.TransCNN')
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader is not None:

@@ -31,6 +31,6 @@ def predictions(predictor: Predictor, items: Iterable[Tuple[Source, np.ndarray]]
                 samples = predictor.predict([data for *_, data in batch])
             except SetupError as error:
                 names = (source.name if isinstance(source, Path) else f'frame {source}' for source, *_ in batch)
-                raise SetupError(f'{shorten(names)}: {error}') from None
+                raise SetupError(f'{error} (seen with {shorten(names)})') from None
             for (source, image, _), sample in zip(batch, samples):
                 yield source, image, sample

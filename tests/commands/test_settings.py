@@ -11,7 +11,8 @@ from hybrid_mm.errors import SetupError
 @pytest.fixture
 def config_file(tmp_path):
     path = tmp_path / 'net.py'
-    path.write_text('default_scope = "mmpretrain"\ntrain_dataloader = dict(num_workers=2)\nval_dataloader = None\n')
+    path.write_text('default_scope = "mmpretrain"\nmodel = dict(type="ImageClassifier")\nval_dataloader = None\n'
+                    'train_dataloader = dict(num_workers=2, dataset=dict(type="ImageNet"))\n')
     return str(path)
 
 
@@ -31,7 +32,8 @@ def test_work_dir_is_the_option_or_the_config_s_or_the_name_of_the_config(config
 def test_loaders_of_classifiers_get_what_mmpretrain_s_tools_add(config_file):
     cfg = read(train.parser().parse_args([config_file]))
     assert cfg.train_dataloader == dict(
-        num_workers=2, pin_memory=True, persistent_workers=True, collate_fn=dict(type='default_collate'))
+        num_workers=2, dataset=dict(type='ImageNet'), pin_memory=True,
+        persistent_workers=True, collate_fn=dict(type='default_collate'))
     assert cfg.val_dataloader is None
     cfg = read(train.parser().parse_args([config_file, '--cfg-options', 'train_dataloader.num_workers=0']))
     assert cfg.train_dataloader.persistent_workers is False

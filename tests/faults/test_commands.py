@@ -32,10 +32,11 @@ OF_A_TRAINING = [  # --cfg-options
     ('optim_wrapper.accumulative_counts=0', 'optim_wrapper.accumulative_counts=0' + NOT_WHOLE),
     ('default_hooks.logger.interval=0', 'default_hooks.logger.interval=0' + NOT_WHOLE),
     ('log_level=LOUD', "log_level='LOUD' is not allowed; choose from DEBUG, INFO, WARNING, ERROR$"),
-    ('model=None', 'the config has no model with a type; '),
-    ('model.backbone=None', 'model.backbone of the config has no type; '),
+    ('model=None', 'the config has no model; '),
+    ('model.backbone=None', '.*classifier.py has no model.backbone; '),
     ('train_dataloader=None', 'the config has no train_dataloader, which a training needs; '),
     ('train_dataloader.dataset=None', 'train_dataloader of the config has no dataset; '),
+    ('train_dataloader.dataset.pipeline=[]', 'train_dataloader.dataset.pipeline of the config is empty; '),
     ('optim_wrapper=None', 'the config has no optim_wrapper, which a training needs; '),
     ('val_evaluator=None', 'the config has no val_evaluator, but other settings of a validation; '),
     ('model.backbone.in_channels=0', 'in_channels=0 is not allowed; give the channels of the pictures, 1 or more$'),
@@ -140,7 +141,7 @@ def test_each_command_refuses_a_config_without_a_model(fail, tmp_path_factory, c
     path = tmp_path_factory.mktemp('configs') / 'bad.py'
     path.write_text("default_scope = 'mmdet'\n")
     assert fail(command, [str(path), *READERS[command]]) == (
-        'Error: the config has no model with a type; give the config of a detector, segmentor or classifier')
+        'Error: the config has no model; give the config of a detector, segmentor or classifier')
 
 
 @pytest.mark.parametrize('option, message', OF_A_TRAINING)
@@ -212,5 +213,5 @@ def test_pictures_of_every_kind_are_read_and_one_of_a_pixel_is_named(names):
     images = [(file, read_picture(file)) for file in files]
     assert all(image.shape == (64, 64, 3) and image.dtype == np.uint8 for _, image in images)
     assert len(list(predictions(Predictor(), images, 2))) == 4
-    with pytest.raises(SetupError, match='^one.png: the image has 1x1 pixels$'):
+    with pytest.raises(SetupError, match=r'^the image has 1x1 pixels \(seen with one.png\)$'):
         list(predictions(Predictor(), [*images, (names['one'], read_picture(names['one']))], 2))
