@@ -43,7 +43,7 @@ def data_of_tensors(path):
 
 
 def mutations():
-    """Twenty places to cut a file, in parts of its length, and twenty bytes of its tensors, by number of tensor and place in it."""
+    """Twenty places to cut a file, in parts of its length, and twenty bytes of tensors, by tensor and place in it."""
     return [('cut', i / 20) for i in range(20)] + [('flip', (i % 8, i / 19)) for i in range(20)]
 
 

@@ -73,7 +73,8 @@ def fail(monkeypatch, tmp_path, shapes, pictures, tiny):
     monkeypatch.setenv('PICTURES', str(pictures))
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'list.json').write_text('[]')
-    torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'other.pth')
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1)), meta=dict(iter=1, epoch=1), message_hub={}, optimizer={}),
+               tmp_path / 'other.pth')
     names = dict(tmp=tmp_path, **{name: tiny(name) for name in ('detector', 'segmentor', 'classifier', 'setformer')})
 
     def fail(tool, args):
