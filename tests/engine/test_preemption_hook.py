@@ -71,8 +71,9 @@ def check_same(train, tmp_path, train_cfg, sent, step, hooks=lambda: (), **optio
 
 
 @pytest.mark.parametrize('train_cfg', [EPOCHS, ITERATIONS], ids=['epochs', 'iterations'])
-@pytest.mark.parametrize('step', [1, 4, 6])
+@pytest.mark.parametrize('step', [1, 4, 6, 'last'])
 def test_a_training_ends_behind_the_step_and_goes_on(train, tmp_path, train_cfg, step):
+    step = train_cfg.get('max_iters', 12) if step == 'last' else step
     check_same(train, tmp_path, train_cfg, Signal(step=step), step)
 
 

@@ -52,6 +52,7 @@ class PreemptionHook(Hook):
         self._former: Dict[int, Any] = {}
         self._saved = -1  # iteration of the last checkpoint to resume from; the main process alone knows it
         self._kept: List[str] = []  # names of checkpoints of this hook that are there
+        self._writing = self._last = ''  # which is being written, and which is the last of all if it is this hook's
         self._mid_epoch = False
         self._cuts = False  # validations
 
@@ -91,7 +92,7 @@ class PreemptionHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if 'optimizer' in checkpoint:
-            self._saved = checkpoint['meta']['iter']
+            self._saved, self._last = checkpoint['meta']['iter'], self._writing
 
     def after_run(self, runner: Runner) -> None:
         for number, handler in self._former.items():
@@ -169,11 +170,12 @@ class PreemptionHook(Hook):
                 hook.take_states()
         step = meta['iter']
         if runner.rank == 0 and self._saved != step:
-            self._kept = [*self._kept, f'iter_{step}.pth']
+            self._writing = f'iter_{step}.pth'
+            self._kept = [*self._kept, self._writing]
             runner.message_hub.update_info('interrupted', self._kept)
-            runner.save_checkpoint(runner.work_dir, self._kept[-1], by_epoch=False, meta=meta)
+            runner.save_checkpoint(runner.work_dir, self._writing, by_epoch=False, meta=meta)
             with whole_file(Path(runner.work_dir, 'last_checkpoint')) as partial:
-                partial.write_text(self._kept[-1])
+                partial.write_text(self._writing)
             self._tidy(runner)
         barrier()
         name = signal.Signals(number).name
@@ -190,8 +192,9 @@ class PreemptionHook(Hook):
     @master_only
     def _tidy(self, runner: Runner) -> None:
         """Remove this hook's checkpoints but for the last one of all."""
-        outdated = [name for name in self._kept if name != f'iter_{self._saved}.pth'] if self._saved >= 0 else []
-        for name in outdated:
+        # CheckpointHook may have written one of the name since, when a validation gave the best score
+        regular = os.path.basename(str(runner.message_hub.runtime_info.get('last_ckpt')))
+        for name in [name for name in self._kept if name not in (self._last, regular)] if self._saved >= 0 else ():
             Path(runner.work_dir, name).unlink(missing_ok=True)
             self._kept = [kept for kept in self._kept if kept != name]
             runner.message_hub.update_info('interrupted', self._kept)
