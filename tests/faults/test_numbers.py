@@ -63,8 +63,8 @@ def test_two_processes_decide_the_same(run_in_forks, root, tmp_path, on_fault):
     said = [(tmp_path / f'{on_fault}_{rank}.txt').read_text() for rank in range(2)]
     assert said[0] == said[1]
     if on_fault == 'stop':
-        assert said[0].startswith('1 loss_cls, loss_box are not finite at step 2 in epoch 1 in process 1; the first module with a '
-                                  'non-finite output is stem.1 (BatchNorm1d')
+        assert said[0].startswith('1 loss_cls, loss_box are not finite at step 2 in epoch 1 in process 1; the first module with '
+                                  'a non-finite output is stem.1 (BatchNorm1d')
         assert 'pictures 5.jpg, 7.jpg; ' in said[0]
     else:
         assert said[0].startswith('4 ')

@@ -34,7 +34,10 @@ class NumericsGuardHook(Hook):
 
     Optimizer wrappers that do not step by themselves are left alone: OptimWrapperDict, Apex and DeepSpeed; the log says so.
 
-    Weights that are not finite before a validation or a test end the run as well.
+    Weights that are not finite before a validation or a test end the run as well. Where MMDetection's CocoMetric finds no box at
+    all and gives no metric, the metric is 0, and the log says so.
+
+    The hook alone does all of this, also with the libraries' own tools, where SetupError shows with its traceback.
 
     Args:
         on_fault: 'stop', or 'skip'.

@@ -71,7 +71,8 @@ def describe(runner: Runner, finding: Finding, cause: str) -> str:
     else:
         parts.append('the step is finite when it is repeated')
     parts.append('the pictures are finite' if not bad_files else f'these pictures are not finite: {shorten(bad_files)}')
-    parts.append(f'the weight {weight} is not finite already' if weight else f'the weights are finite, the largest is {largest:.3g}')
+    parts.append(f'the weight {weight} is not finite already' if weight else
+                 f'the weights are finite, the largest is {largest:.3g}')
     parts.append(f'learning rate {max(rate for rates in runner.optim_wrapper.get_lr().values() for rate in rates):g}')
     parts.append(f'pictures {shorten(files, 16)}')
     last = last_checkpoint(runner)
