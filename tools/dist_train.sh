@@ -11,17 +11,24 @@ if ! [[ ${2:-} =~ ^[1-9][0-9]*$ ]]; then
 fi
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 command=("$tools/train.py" "$1" --launcher pytorch)
-restarts=(--max-restarts=0)
+meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
 processes="$2"
+restarts=0
 shift 2
 while [ $# -gt 0 ]; do
     case "$1" in
-        --max-restarts=*) restarts=("$1") ;;
-        --max-restarts) restarts=("$1" "${2:-}") && shift ;;
+        --max-restarts=*) restarts="${1#*=}" ;;
+        --max-restarts) restarts="${2:-}" && shift ;;
         *) command+=("$1") ;;
     esac
-    shift
+    shift || true
 done
+if [ "$restarts" != 0 ]; then
+    # otherwise the processes of a second start find the addresses of those of the first
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    meeting=(--max-restarts="$restarts" --rdzv-backend=c10d --rdzv-endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}")
+    [ "${NNODES:-1}" != 1 ] || meeting+=(--local-addr=127.0.0.1)
+fi
 
 # torchrun gives each process one thread; without a GPU they share the cores.
 if [ -z "${OMP_NUM_THREADS:-}" ] && ! command -v nvidia-smi > /dev/null; then
@@ -35,8 +42,7 @@ trap 'rm -r "$folder"' EXIT
 export HYBRID_MM_INTERRUPTED="$folder/signal"
 set -m  # a process group of its own, which signals to the group of this script do not reach
 (trap '' USR1 && exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" "${restarts[@]}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" "${command[@]}") &
+    --nnodes="${NNODES:-1}" --nproc_per_node="$processes" "${meeting[@]}" "${command[@]}") &
 torchrun=$!
 for name in TERM USR1; do trap "told=1; kill -s $name \$(cat /proc/$torchrun/task/*/children) || true" "$name"; done
 for name in INT HUP QUIT; do trap "told=1; kill -s $name $torchrun || true" "$name"; done

@@ -47,7 +47,7 @@ def check(run_tool, pictures, folder, network, workers):
 
 
 def test_a_training_with_worker_processes_ends_the_same_twice(run_tool, pictures, tmp_path):
-    check(run_tool, pictures, tmp_path, 'transcnn_s', 2)
+    check(run_tool, pictures, tmp_path, 'parc_mbv2', 2)
 
 
 @pytest.mark.exhaustive
