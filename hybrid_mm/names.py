@@ -22,8 +22,8 @@ SHARED = ('backend_args', 'crop_size', 'data_root', 'dataset_type', 'metainfo', 
 _OTHERS = ('models', )  # is in a config of mmseg
 _HOLD_DICTS = ('_cfg', '_dataloader', 'default_hooks', '_wrapper', 'model', 'visualizer', 'data_preprocessor')
 # Constructors that keep ``**kwargs`` for what they call later.
-_CALLED_LATER = {'CheckpointHook.__init__': 'mmengine.runner.Runner.save_checkpoint',
-                 'EMAHook.__init__': 'mmengine.model.ExponentialMovingAverage'}
+_CALLED_LATER = {'mmengine.hooks.checkpoint_hook.CheckpointHook.__init__': 'mmengine.runner.Runner.save_checkpoint',
+                 'mmengine.hooks.ema_hook.EMAHook.__init__': 'mmengine.model.ExponentialMovingAverage'}
 
 
 def is_near(name: str, other: str, edits: int = 1) -> bool:
@@ -79,8 +79,9 @@ def parameters(kind: Any) -> Tuple[FrozenSet[str], bool]:
 
 def _of_call(function: Callable, bases: Iterator[type], method: bool = False) -> Tuple[FrozenSet[str], bool]:
     """`parameters` of a function, or of a constructor in front of those of its base classes."""
-    if getattr(function, '__qualname__', '') == 'Module.__init__':  # torch's
-        return frozenset(), False  # says **kwargs, and refuses them
+    full_name = f'{getattr(function, "__module__", "")}.{getattr(function, "__qualname__", "")}'
+    if full_name == 'torch.nn.modules.module.Module.__init__':  # says **kwargs, and refuses them
+        return frozenset(), False
     try:
         given = list(inspect.signature(function).parameters.values())[method:]
     except (TypeError, ValueError):
@@ -89,9 +90,8 @@ def _of_call(function: Callable, bases: Iterator[type], method: bool = False) ->
     rest = next((p.name for p in given if p.kind is p.VAR_KEYWORD), None)
     if rest is None:
         return frozenset(names), False
-    later = _CALLED_LATER.get(getattr(function, '__qualname__', ''))
-    if later is not None:
-        return frozenset(names | parameters(pydoc.locate(later))[0] - {'self'}), False
+    if full_name in _CALLED_LATER:
+        return frozenset(names | parameters(pydoc.locate(_CALLED_LATER[full_name]))[0] - {'self'}), False
     call = _taker(function, rest)
     if call is None:
         return frozenset(names), True
@@ -100,14 +100,14 @@ def _of_call(function: Callable, bases: Iterator[type], method: bool = False) ->
         if not isinstance(target.value, ast.Call):  # not super(): called by the name of a class
             return frozenset(names), True
         behind = [argument.id for argument in target.value.args[:1] if isinstance(argument, ast.Name)]  # super(This, self)
-        if behind and behind != [function.__qualname__.split('.')[0]]:
+        if behind and behind != [function.__qualname__.split('.')[-2]]:
             while next(bases, type(None)).__name__ not in (*behind, 'NoneType'):
                 pass
         base = getattr(next(bases, None), '__init__', None)
         taken, is_open = (frozenset(), False) if base is None else _of_call(base, bases, method=True)
         order = [] if base is None else _positional(base)[1:]
-    elif isinstance(target, ast.Name) and callable(vars(inspect.getmodule(inspect.unwrap(function)) or object).get(target.id)):
-        taker = vars(inspect.getmodule(inspect.unwrap(function)))[target.id]
+    elif isinstance(target, ast.Name) and callable(inspect.unwrap(function).__globals__.get(target.id)):
+        taker = inspect.unwrap(function).__globals__[target.id]
         (taken, is_open), order = parameters(taker), _positional(taker)
     else:
         return frozenset(names), True

@@ -49,6 +49,23 @@ def test_keywords_are_followed_to_what_takes_them():
     assert {'save_best', 'save_optimizer'} < parameters(CheckpointHook)[0] and not parameters(CheckpointHook)[1]
 
 
+def test_a_class_of_the_same_name_takes_what_its_base_class_takes():
+    names = parameters(CheckpointHook)[0]
+
+    class Kept(CheckpointHook):
+
+        def __init__(self, *args, kept=1, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    class Skips(Kept):
+
+        def __init__(self, **kwargs):
+            super(Kept, self).__init__(**kwargs)
+
+    Kept.__init__.__qualname__ = 'CheckpointHook.__init__'
+    assert parameters(Kept) == (names | {'kept'}, False) and parameters(Skips) == (names, False)
+
+
 def test_keywords_that_go_elsewhere_leave_a_class_open():
 
     class Pops(TransCNN):
