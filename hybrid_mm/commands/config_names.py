@@ -143,7 +143,8 @@ def _check_key(node: dict, path: Sequence[str], key: str, values: dict, what: st
     names, is_open, owner = _takes(node, path, key, values)
     if key in names or 'custom_keys' in path:  # these are parts of parameters' names
         return
-    near = nearest(key, [other for other in {*names, *node} if is_near(key, other)] if is_open else names)
+    likely = [other for other in {*names, *node} if is_near(key, other) or other == 'type' and is_near(f'{key}s', 'types')]
+    near = nearest(key, likely if is_open else names)
     if not path:
         same = ['.'.join(place) for place, _ in walk(values) if place[-1:] == (key, ) and len(place) > 1 and place[0] in names]
         near = shorten(same, 3) if same else near

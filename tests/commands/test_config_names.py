@@ -30,6 +30,7 @@ MISSPELT = {  # detector: option -> what the message ends with
     'train_dataloader.dataset.anno_file': 'unknown to CocoDataset; the nearest is ann_file',
     'train_dataloader.dataset.data_prefix.imgs': 'unknown to train_dataloader.dataset.data_prefix; the nearest is img',
     'train_dataloader.dataset.pipeline.1.with_bboxes': 'unknown to LoadAnnotations; the nearest is with_bbox',
+    'model.test_cfg.rcnn.nms.tpye': 'unknown to nms; the nearest is type',
     'val_evaluator.metrc': 'unknown to CocoMetric; the nearest is metric',
     'train_cfg.max_epoch': 'unknown to EpochBasedTrainLoop; the nearest is max_epochs',
     'optim_wrapper.optimizer.weight_decai': 'unknown to AdamW; the nearest is weight_decay',
