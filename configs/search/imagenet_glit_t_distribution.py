@@ -17,7 +17,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=5, end=max_epochs)
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-custom_hooks = [dict(type='hybrid_mm.CheckSetupHook')]  # no average of weights, of which each batch trains a part
+# no average of weights, of which each batch trains a part
+custom_hooks = [dict(type='hybrid_mm.CheckSetupHook'), dict(type='hybrid_mm.NumericsGuardHook', on_fault='stop')]
 find_unused_parameters = True
 search = dict(
     limit_gmacs=1.475,  # GLiT-Tiny itself has 1.473

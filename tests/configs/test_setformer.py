@@ -138,7 +138,7 @@ def test_classifier_of_setformer_follows_the_recipe_of_swin(network):
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == swin.auto_scale_lr.base_batch_size
     assert flatten(warm_up) == {**flatten(swin.param_scheduler[0]), '.begin': 0}
     assert (cosine.eta_min, cosine.begin, cosine.end, cfg.train_cfg.max_epochs) == (5e-6, 20, 300, 300)
-    assert [hook.type for hook in cfg.custom_hooks] == ['hybrid_mm.CheckSetupHook']  # no moving average
+    assert not any('Average' in hook.type or 'EMA' in hook.type for hook in cfg.custom_hooks)
 
 
 @for_each(setting=[*SETFORMER_SETTINGS, 'maskrcnn_{}_shapes.py', 'upernet_{}_shapes.py'])
