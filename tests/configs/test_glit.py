@@ -45,7 +45,7 @@ def test_imagenet_run_of_glit_starts_a_dense_config_with_its_last_weights(tmp_pa
     checkpoint = dict(meta=dict(epoch=310), state_dict=classifier.state_dict(), optimizer={})
     runner = SimpleNamespace(model=copy.deepcopy(classifier))
     torch.nn.init.zeros_(runner.model.backbone.stem.proj.weight)  # stands for an average that differs
-    hook = HOOKS.build(copy.deepcopy(cfg.custom_hooks[1]))
+    hook = HOOKS.build(copy.deepcopy(cfg.custom_hooks[-1]))
     hook.before_run(runner)
     hook.before_save_checkpoint(runner, checkpoint)
     torch.save(checkpoint, tmp_path / 'epoch_310.pth')
@@ -119,7 +119,7 @@ def test_dense_recipes_of_glit(network):
 def test_classifier_of_glit_follows_the_release(network):
     cfg = load(f'imagenet_{network}.py')
     warm_up, cosine = cfg.param_scheduler
-    loader, optim_wrapper, average = cfg.train_dataloader, cfg.optim_wrapper, cfg.custom_hooks[1]
+    loader, optim_wrapper, average = cfg.train_dataloader, cfg.optim_wrapper, cfg.custom_hooks[-1]
     train, test = ({step.type: step for step in part.dataset.pipeline} for part in (loader, cfg.test_dataloader))
 
     assert optim_wrapper.type == 'AmpOptimWrapper' and optim_wrapper.clip_grad == dict(max_norm=1.0)

@@ -58,7 +58,7 @@ def test_classifier_of_convnext_follows_mmpretrain():
     assert ours.optim_wrapper.optimizer == theirs.optim_wrapper.optimizer
     assert ours.auto_scale_lr.base_batch_size * ours.optim_wrapper.accumulative_counts == \
         theirs.auto_scale_lr.base_batch_size
-    assert ours.custom_hooks[1].momentum == theirs.custom_hooks[0].momentum
+    assert ours.custom_hooks[-1].momentum == theirs.custom_hooks[0].momentum
 
 
 @for_each(network=PARC, setting=['maskrcnn_{}.py', 'cascade_maskrcnn_{}_3x.py'])
@@ -108,7 +108,7 @@ def test_segmentor_of_parc_follows_the_authors(network):
 def test_classifier_of_parc_follows_the_recipe_of_convnext(network):
     cfg = load(f'imagenet_{network}.py')
     warm_up, cosine = cfg.param_scheduler
-    loader, optim_wrapper, (_, ema) = cfg.train_dataloader, cfg.optim_wrapper, cfg.custom_hooks
+    loader, optim_wrapper, ema = cfg.train_dataloader, cfg.optim_wrapper, cfg.custom_hooks[-1]
     train, test = ({step.type: step for step in part.dataset.pipeline} for part in (loader, cfg.test_dataloader))
 
     assert optim_wrapper.type == 'OptimWrapper' and 'clip_grad' not in optim_wrapper
@@ -129,7 +129,7 @@ def test_classifier_of_parc_follows_the_recipe_of_convnext(network):
 def test_classifier_of_parcnet_follows_its_authors(network):
     cfg = load(f'imagenet_{network}.py')
     warm_up, cosine = cfg.param_scheduler
-    _, ema, sizes = cfg.custom_hooks
+    *_, ema, sizes = cfg.custom_hooks
     optimizer = cfg.optim_wrapper.optimizer
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
 
@@ -163,6 +163,6 @@ def test_weight_decay_of_parcnet_is_on_all_parameters_on_imagenet():
 def test_average_of_the_weights_is_what_is_tested(name):
     cfg = load(name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        average = HOOKS.build(cfg.custom_hooks[1])
+        average = HOOKS.build(next(hook for hook in cfg.custom_hooks if 'EMA' in hook.type))
 
     assert average.evaluate_on_ema and not average.evaluate_on_origin
