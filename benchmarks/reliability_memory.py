@@ -8,7 +8,7 @@ steps hold more than those around step 200, in their medians.
 
 oneDNN keeps the last 1024 convolutions that it has compiled, one for each number of boxes in a validation; until there are so
 many, memory grows: 24 % from step 200 to 2000, nearly all of it before step 1200. The measurement is without this cache, so that
-it shows what else piles up; with ONEDNN_PRIMITIVE_CACHE_CAPACITY=1024, torch's default, it shows both.
+it shows what else piles up; with ONEDNN_PRIMITIVE_CACHE_CAPACITY=1024, its default, it shows both.
 """
 import argparse
 import os
