@@ -34,19 +34,18 @@ class Watchdog:
         timeout: seconds within which a process that stands still is reported.
         key: the same in all processes, and of this run alone.
         report: gets the sentence and the state of all processes, in a thread of its own, before the end.
+        processes: all of the group, by rank: what `identity` gives in each.
+        rank: of this process.
         frame: of the run, in this thread; without it on the stack the run was left, by an exception, say, and nothing is
             watched any more.
         store: opens the store of the group; None for one process alone.
-        rank: of this process.
-        world_size: number of processes.
     """
 
-    def __init__(self, timeout: float, key: str, report: Callable[[str, List[Optional[dict]]], None],
-                 frame: Optional[FrameType] = None, store: Optional[Callable[[], Any]] = None, rank: int = 0,
-                 world_size: int = 1) -> None:
+    def __init__(self, timeout: float, key: str, report: Callable[[str, List[dict]], None], processes: Sequence[dict],
+                 rank: int = 0, frame: Optional[FrameType] = None, store: Optional[Callable[[], Any]] = None) -> None:
         self.period = min(timeout / 20, 5.)
         self.limit = timeout - 2 * self.period  # what is published is at most so old when it is read
-        self.key, self.rank, self.world_size = key, rank, world_size
+        self.key, self.rank = key, rank
         self._report, self._frame, self._open_store = report, frame, store or (lambda: None)
         self._is_alone = store is None
         self._pid, self._thread = os.getpid(), threading.get_ident()
@@ -54,8 +53,9 @@ class Watchdog:
         self._clock = self._moved = self._exchanged = 0.
         self._seen = self._beats = 0
         self._over, self._wake = False, threading.Event()
-        self._states: List[Optional[dict]] = [None] * world_size
-        self._last_beats = [(-1, 0.)] * world_size  # number, and when it came, by this clock
+        self._states = [dict(process, rank=i, beat=0, position=(0, -1, 0), doing='prepares the run', counts=False, still=0.,
+                             over=False) for i, process in enumerate(processes)]
+        self._last_beats = [(0, 0.)] * len(processes)  # number, and when it came, by this clock
         self._threads = [threading.Thread(target=self._watch, name='hang guard', daemon=True)]
         if not self._is_alone:
             self._threads.append(threading.Thread(target=self._exchange, name='hang guard, store', daemon=True))
@@ -135,9 +135,9 @@ class Watchdog:
             self._wake.wait(self.period)
 
     def _read(self, store: Any) -> None:
-        for rank in range(self.world_size):
+        for rank in range(len(self._states)):
             # the store waits for keys that are not there yet
-            if self._states[rank] is None and not store.check([str(rank)]):
+            if not self._states[rank]['beat'] and not store.check([str(rank)]):
                 continue
             state = self._states[rank] = json.loads(store.get(str(rank)))
             if state['beat'] != self._last_beats[rank][0]:
@@ -148,8 +148,8 @@ class Watchdog:
         _, position, doing, counts = self._here
         still = self._clock - self._moved
         state: Dict[str, Any] = dict(
-            rank=self.rank, pid=self._pid, host=socket.gethostname(), beat=self._beats, position=position, doing=doing,
-            counts=counts, still=still, over=self._over)
+            identity(), rank=self.rank, beat=self._beats, position=position, doing=doing, counts=counts, still=still,
+            over=self._over)
         if still > self.limit / 2:
             # no line of the sources: they may lie on the disk that does not answer
             stack = state['stack'] = [f'{frame.f_code.co_filename}:{frame.f_lineno}, {frame.f_code.co_name}'
@@ -198,39 +198,40 @@ def group_store() -> Any:
     return store
 
 
-def verdict(states: Sequence[Optional[dict]], silence: Sequence[float], limit: float) -> Optional[str]:
+def identity() -> Dict[str, Any]:
+    return dict(pid=os.getpid(), host=socket.gethostname())
+
+
+def verdict(states: Sequence[dict], silence: Sequence[float], limit: float) -> Optional[str]:
     """What is wrong, in a sentence without its end; None if all processes live and move, or those behind may stand still.
 
     Args:
-        states: of all processes as they published them; None for one that never did.
+        states: of all processes, as they published them last.
         silence: seconds since a sign of life of each.
         limit: seconds that a process may be silent or stand still.
     """
-    silent = [rank for rank, state in enumerate(states) if silence[rank] >= limit and not (state and state['over'])]
+    silent = [rank for rank, state in enumerate(states) if silence[rank] >= limit and not state['over']]
     if silent:
         return _join([_silent(rank, states, silence[rank]) for rank in silent])
-    running: List[dict] = [state for state in states if state and not state['over']]
-    if not running or not all(states):
-        return None  # some prepare the run, or all are through
+    running = [state for state in states if not state['over']]
+    if not running:
+        return None
     behind = [state for state in running if tuple(state['position']) == min(tuple(state['position']) for state in running)]
     if not all(state['counts'] and state['still'] >= limit for state in behind):
         return None
     # who is in code of its own, while others wait inside of torch for its part of a sum
     stuck = [state for state in behind if not state.get('in_torch')] or behind
-    ended = [f'rank {rank} has ended' for rank, state in enumerate(states) if state and state['over']]
+    ended = [f'rank {rank} has ended' for rank, state in enumerate(states) if state['over']]
     return _join([_stuck(state) for state in stuck] + ended)
 
 
-def _ignore(sentence: str, states: Sequence[Optional[dict]]) -> None:
+def _ignore(sentence: str, states: Sequence[dict]) -> None:
     pass
 
 
-def _silent(rank: int, states: Sequence[Optional[dict]], seconds: float) -> str:
-    state = states[rank]
-    if state is None:
-        return f'rank {rank} has given no sign of life, {_for(seconds)}; it has not come as far as the others'
-    step = max(known['position'][0] for known in states if known)  # what was published last is a little older
-    return (f'rank {rank} ({_process(state)}) has given no sign of life since about step {step}, {_for(seconds)}; it is '
+def _silent(rank: int, states: Sequence[dict], seconds: float) -> str:
+    step = max(state['position'][0] for state in states)  # what was published last is a little older
+    return (f'rank {rank} ({_process(states[rank])}) has given no sign of life since about step {step}, {_for(seconds)}; it is '
             'stopped, its machine is gone, or code outside of Python keeps it')
 
 
@@ -258,11 +259,11 @@ def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get('__name__')).partition('.')[0]
 
 
-def write_stacks(path: Path, sentence: str, states: Sequence[Optional[dict]]) -> None:
+def write_stacks(path: Path, sentence: str, states: Sequence[dict]) -> None:
     """The sentence, and where each process is, which says more than a sentence can."""
     parts = [sentence]
     for rank, state in enumerate(states):
-        known = {key: value for key, value in (state or {}).items() if key not in ('rank', 'stack')}
-        stack = (state or {}).get('stack', [])
+        known = {key: value for key, value in state.items() if key not in ('rank', 'stack')}
+        stack = state.get('stack', [])
         parts.append('\n  '.join([f'rank {rank}: ' + ', '.join(f'{key} {value}' for key, value in known.items()), *stack]))
     path.write_text('\n\n'.join(parts) + '\n')

@@ -5,11 +5,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, List, Optional
 
-from mmengine.dist import broadcast_object_list, get_rank, get_world_size
+from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from hybrid_mm.engine.watchdog import Watchdog, group_store, write_stacks
+from hybrid_mm.engine.watchdog import Watchdog, group_store, identity, write_stacks
 from hybrid_mm.errors import SetupError
 from hybrid_mm.registry import HOOKS
 
@@ -49,18 +49,17 @@ class HangGuardHook(Hook):
         if not self.timeout:
             return
         self.after_run(runner)  # of a run that an exception ended
-        rank, world_size = get_rank(), get_world_size()
-        key = [uuid.uuid4().hex]
-        broadcast_object_list(key)
+        processes = all_gather_object(dict(identity(), key=uuid.uuid4().hex))
+        key, *_ = [process.pop('key') for process in processes]
         self._compiles = bool(runner.cfg.get('compile'))
 
-        def report(sentence: str, states: List[Optional[dict]]) -> None:
+        def report(sentence: str, states: List[dict]) -> None:
             path = Path(runner.log_dir) / 'hang.txt'
             runner.logger.error(f'{sentence}. The run ends; {path} has the stacks of all processes.')
             write_stacks(path, sentence, states)
 
-        self._watchdog = Watchdog(self.timeout, key[0], report, _frame_of(runner), group_store if world_size > 1 else None, rank,
-                                  world_size)
+        self._watchdog = Watchdog(self.timeout, key, report, processes, get_rank(), _frame_of(runner),
+                                  group_store if len(processes) > 1 else None)
 
     def after_run(self, runner: Runner) -> None:
         if self._watchdog is not None:
