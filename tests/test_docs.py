@@ -49,7 +49,7 @@ SETTINGS = {
         'model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
         'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2'],
     'configs/shapes/upernet_plain_net_t_shapes.py': [
-        'model.data_preprocessor.size=(64,64)', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'max_epochs=1'],
+        'model.data_preprocessor.size=(64,64)', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1'],
 }
 SHORT_RUNS = {'epoch_12.pth': 'epoch_1.pth', 'iter_2000.pth': 'iter_2.pth'}
 

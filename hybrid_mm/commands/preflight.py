@@ -94,8 +94,9 @@ def check_data(cfg: Config, splits: Sequence[str], annotations: bool = True, kee
             if evaluates and os.path.isfile(path or ''):
                 read_categories(path)  # here it has to have annotations
     if annotations:
-        use_copies(cfg, splits, check_annotations(annotation_files(cfg, splits), cfg.work_dir, keep=keep,
-                                                  **settings_of(cfg)))
+        work_dir = cfg.get('work_dir')
+        use_copies(cfg, splits, check_annotations(annotation_files(cfg, splits), work_dir or 'work_dirs',
+                                                  keep=keep and work_dir is not None, **settings_of(cfg)))
         for _, dataset in leaves:
             _check_classes(dataset, cfg.default_scope)
 

@@ -25,7 +25,7 @@ def report(work_dir: Path) -> str:
     Raises:
         FileNotFoundError: no evaluation has finished there.
     """
-    results = sorted(work_dir.glob('test/*/*.json'))
+    results = sorted(work_dir.glob('test/[0-9]*/*.json'))
     if not results:
         raise FileNotFoundError(f'no finished evaluation lies in {work_dir / "test"}; run tools/quickstart.sh')
     try:

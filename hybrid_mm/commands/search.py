@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     space, cost = search_settings.read_space(cfg), search_settings.read_cost(cfg, settings)
     strategy = search_settings.build_strategy(settings, space, cost)
     checkpoint = find_checkpoint(args.checkpoint)
-    check_data(cfg, ('train', 'val'))
     folder = Path(args.work_dir or Path('work_dirs') / f'{Path(args.config).stem}_{settings.strategy}')
+    check_data(cfg, ('train', 'val'), keep=False)
     workers = Workers(cfg, settings, checkpoint, args.processes)
     store = Store(folder, search_settings.identity(cfg, settings, space, fingerprint(checkpoint)))
     load_supernet(cfg, checkpoint)  # a wrong file is an error here, not one of each process

@@ -1,6 +1,6 @@
 """Annotation files before training: stop, warn or mend; done once a machine, and remembered beside the run's logs.
 
-A file is known by its absolute path, its size and the time of its last change. What was found of it is kept as JSON in
+A file is known by its absolute path, its size and the time of its last change. What was found of it is kept, as JSON, in
 ``<work_dir>/annotations``: the next start with the same file takes a fraction of a second, and of several processes on a machine
 the first reads the file, of which COCO's largest takes 3 GB and half a minute, while the others wait for its verdict.
 """
@@ -55,7 +55,7 @@ class AnnotationFile:
         state = os.stat(self.path)
         facts = (_VERSION, os.path.abspath(self.path), state.st_size, state.st_mtime_ns, os.path.abspath(self.folder), self.masks,
                  self.evaluated, self.with_annotations)
-        return folder / f'{Path(self.path).stem}_{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}.verdict.json'
+        return folder / f'{Path(self.path).stem}_{hashlib.sha256(repr(facts).encode()).hexdigest()[:12]}.verdict'
 
 
 def annotation_files(cfg: Config, splits: Sequence[str]) -> List[AnnotationFile]:

@@ -107,7 +107,7 @@ def test_a_fault_stops_before_anything_is_built(data, tiny, fault):
     message = fails(tiny('detector'))
     assert message.startswith(f'Error: {data / FILE.format("train")} has faults')
     assert text in message and 'python tools/datasets/check.py CONFIG' in message and "annotations='mend'" in message
-    assert all(name.endswith('.verdict.json') for name in kept())
+    assert all(name.endswith('.verdict') for name in kept())
     assert fails(tiny('detector')) == message  # from the verdict
 
 

@@ -76,7 +76,7 @@ CASES = [  # command, arguments, message
     ('hold_out', ['{file}'], 'has no folders of classes; '),
     ('retrain', ['{file}'], 'found_1.py does not exist; search first: '),
     ('convert_released', ['{folder}', 'o.pth'], 'there is no checkpoint file '),
-    ('search', ['{search}', '--checkpoint', '{empty}'], '--checkpoint .*empty is no checkpoint of PyTorch, or incomplete; '),
+    ('search', ['{search}', '--checkpoint', '{empty}'], '--checkpoint .*empty is empty; '),
 ]
 OF_ARGUMENTS = [  # these end with status 2, as argparse does
     ('train', ['{classifier}', '--cfg-options', 'novalue'], "'novalue' is not KEY=VALUE, such as train_dataloader.batch_size=4"),

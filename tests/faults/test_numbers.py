@@ -50,7 +50,8 @@ def test_an_evaluation_that_finds_nothing_says_so_and_gives_a_metric(exploded, r
 def test_a_validation_of_weights_that_are_not_finite_stops(run_tool, tiny, tmp_path):
     """The very last step overflows, and no loss behind it shows it."""
     result = run_tool('train.py', tiny('detector'), '--work-dir', tmp_path, '--cfg-options', 'param_scheduler=[]',
-                      'optim_wrapper.optimizer.lr=1e39', 'train_dataloader.batch_size=8', 'train_cfg.max_epochs=1', check=False)
+                      'optim_wrapper.optimizer.lr=1e39', 'train_dataloader.batch_size=8', 'train_cfg.max_epochs=1',
+                      'default_hooks.checkpoint.interval=2', 'default_hooks.checkpoint.save_last=False', check=False)
     assert result.returncode == 1
     assert 'Error: the weights are not finite before the validation at step 1: backbone.' in result.stderr
 

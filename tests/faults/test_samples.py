@@ -6,10 +6,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from mmengine.config import Config
 from PIL import Image
-
-from hybrid_mm import config_path
 
 IN_WORKERS = ('train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True')
 NAMED = r'Error: /.*/{} \(image id \d+\) {}; mend it or take it out of the data, or train without such samples by samples=.skip. '
@@ -38,9 +35,7 @@ def fails(run_tool, tiny, data, tmp_path):
 @pytest.fixture
 def guard():
     """Options of the command line that change settings of the guard."""
-    hooks = Config.fromfile(config_path('maskrcnn_transcnn_s_shapes.py')).custom_hooks
-    place = [hook.type for hook in hooks].index('hybrid_mm.DataGuardHook')
-    return lambda **options: [f'custom_hooks.{place}.{key}={value}' for key, value in options.items()]
+    return lambda **options: [f'default_hooks.data_guard.{key}={value}' for key, value in options.items()]
 
 
 def pictures(data, split='train'):

@@ -40,7 +40,7 @@ class CheckSetupHook(Hook):
             fine-tuning starts with new heads.
     """
 
-    priority = 'VERY_HIGH'
+    priority = 'HIGHEST'
 
     def __init__(self, annotations: str = 'stop', max_share: float = 0.01) -> None:
         check_settings(annotations, max_share)

@@ -1,5 +1,4 @@
 """Where numbers that are not finite came from, found by one more pass over the batches of a step."""
-from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -10,6 +9,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from hybrid_mm.checkpoints.resumable import find_newest, folders_of
 from hybrid_mm.errors import first_line, shorten
 
 
@@ -105,9 +105,9 @@ def image_files(batch: Any) -> List[str]:
 
 def last_checkpoint(runner: Runner) -> Optional[str]:
     """The newest checkpoint of this training."""
-    folders = [hook.out_dir or runner.work_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    files = [path for folder in folders for path in Path(folder).glob('*.pth')]
-    return str(max(files, key=lambda path: path.stat().st_mtime)) if files else None
+    out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    folders = sorted({folder for out_dir in out_dirs or [None] for folder in folders_of(runner.work_dir, out_dir)})
+    return find_newest(folders, resume=False)[0]
 
 
 def unwrap(model: nn.Module) -> nn.Module:

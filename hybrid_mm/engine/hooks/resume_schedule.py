@@ -44,7 +44,7 @@ class ResumeScheduleHook(Hook):
             parameters; the old schedule is to go on, and the config has other schedulers.
     """
 
-    priority = 'HIGHEST'  # other hooks read the count of iterations
+    priority = 5  # behind CheckSetupHook, which knows a checkpoint of another network; other hooks read the count of iterations
 
     def __init__(self, schedule: str = 'new') -> None:
         if schedule not in ('new', 'old'):
@@ -160,8 +160,8 @@ def _check_optimizers(runner: Runner, saved: Optional[dict]) -> None:
     for name, (wrapper, _) in optimizers_of(runner).items():
         state = saved.get(name) if name else saved
         if state is None or 'param_groups' not in state:
-            raise SetupError(f'optim_wrapper of the config has other optimizers than the checkpoint to resume from, '
-                             f'{shorten(saved)}; resume with those, or begin a new training with load_from')
+            raise SetupError(f'optim_wrapper of the config has other optimizers than the checkpoint to resume from, which has '
+                             f'{shorten(saved) or "none"}; resume with those, or begin a new training with load_from')
         old, new = [[len(group['params']) for group in groups] for groups in (state['param_groups'],
                                                                               wrapper.optimizer.param_groups)]
         if old != new:
