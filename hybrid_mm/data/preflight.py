@@ -205,7 +205,7 @@ def _judge(file: AnnotationFile, path: Path, with_copy: bool, keep: bool) -> Dic
         needs_sizes = any(fault.kind in (kinds.SWAPPED, kinds.OTHER_SIZE, kinds.IMAGE_KEYS) for fault in faults)
         sizes = _sizes(content, file.folder) if needs_sizes else {}
         mended, changes = mend(content, file.path, file.masks, file.evaluated, sizes)
-        copy = path.with_name(path.name.replace('.verdict', '')).resolve()
+        copy = path.with_suffix('.json').resolve()
         write_coco(mended, copy)
         left = len(mended.get('annotations', []))
         verdict.update(copy=str(copy), mended=(

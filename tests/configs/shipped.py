@@ -71,7 +71,8 @@ STOCK_PARTS = [
 ]
 
 # of our checkpoints beside theirs
-GUARDS = ('random_state', 'preemption', 'resume_schedule', 'data_guard', 'numerics_guard', 'hang_guard')
+GUARDS = tuple(f'default_hooks.{name}.' for name in (
+    'random_state', 'preemption', 'resume_schedule', 'data_guard', 'numerics_guard', 'hang_guard'))
 KEPT = [f'default_hooks.checkpoint.{setting}' for setting in ('max_keep_ckpts', 'save_best', 'rule')]
 _BUILT, _FILES = {}, {}  # model by its config, content of a file by its path
 _file_to_dict = Config._file2dict
@@ -188,5 +189,6 @@ def assert_same(ours, stock, keys):
         expected = {name: value for name, value in flatten(stock[key], key).items() if not name.endswith('.reduce_zero_label')}
         for hook in ('LoggerHook', 'CheckpointHook'):
             expected.update({name: f'hybrid_mm.{hook}' for name, value in expected.items() if value == hook})
-        found = {name: value for name, value in flatten(ours[key], key).items() if name.split('.')[1:2] not in [[guard] for guard in GUARDS]}
-        assert {name: value for name, value in found.items() if name not in KEPT} == expected
+        found = {name: value for name, value in flatten(ours[key], key).items()
+                 if name not in KEPT and not name.startswith(GUARDS)}
+        assert found == expected
