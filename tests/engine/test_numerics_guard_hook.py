@@ -203,3 +203,11 @@ def test_gradients_whose_squares_overflow_are_none(make, monkeypatch):
 def test_arguments_outside_of_what_is_allowed(arguments, message):
     with pytest.raises(ValueError, match=message):
         NumericsGuardHook(**arguments)
+
+
+def test_schedulers_do_not_take_the_guarded_step_for_another(make, recwarn):
+    runner = make()
+    runner.param_schedulers = [dict(type='ExponentialLR', gamma=0.9, by_epoch=False)]
+    runner.train()
+    assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(0.01 * 0.9**7)  # the last step is past its end
+    assert not [warning for warning in recwarn if 'has been overridden' in str(warning.message)]

@@ -1,4 +1,5 @@
 """Stop, or pass over, steps whose loss or gradients are not finite."""
+import functools
 from typing import Any, Callable, Dict, List, Optional
 
 import torch
@@ -142,6 +143,7 @@ class NumericsGuardHook(Hook):
                 raise _NotFinite
             return norm
 
+        @functools.wraps(step)  # by whose attributes schedulers know it
         def guarded_step(**kwargs: Any) -> None:
             self._has_stepped = True
             try:
