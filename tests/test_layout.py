@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 
 # From the ground up; a room uses those below it. What is in one tuple does not use each other.
 ORDER = [
-    ('version', 'errors', 'output', 'progress', 'paths', 'compat', 'environment'),
+    ('version', 'errors', 'output', 'progress', 'paths', 'processes', 'compat', 'environment'),
     ('registry', 'networks', 'failures', 'names'),
     ('layers', ),
     ('backbones', ),

@@ -10,6 +10,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from hybrid_mm import processes
 from hybrid_mm.engine.hooks.preemption import INTERRUPTED
 
 from .preflight import check_run
@@ -29,7 +30,7 @@ def runner_of(cfg: Config, local_rank: int = 0, split: str = 'train') -> Iterato
         os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(local_rank)))
     if get_device() == 'cpu':
         for notice in adapt_to_cpu(cfg):
-            if os.environ.get('RANK', '0') == '0':
+            if processes.rank() == 0:
                 print(notice, flush=True)
         if cfg.launcher != 'none':
             # mmengine's own launch selects a GPU, whatever the backend; it does nothing where a group is there

@@ -1,17 +1,16 @@
 """What the options of a command line make of a config."""
 import argparse
-import os
 from typing import Any, List, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
+from hybrid_mm import processes
 from hybrid_mm.checkpoints.resumable import find_newest, folders_of, tell
 from hybrid_mm.data.datasets import leaf_datasets
 from hybrid_mm.errors import SetupError
 
-_RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 _TTA_MODELS = {
     'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     'mmseg': dict(type='SegTTAModel'),
@@ -72,7 +71,7 @@ def _resume(cfg: Config, choice: str) -> None:
     elif choice == 'auto':
         folders = folders_of(cfg.work_dir, hook.get('out_dir'))
         path, passed = find_newest(folders)
-        if next((os.environ[name] for name in _RANKS if name in os.environ), '0') == '0':
+        if processes.rank() == 0:
             print('\n'.join(tell(path, passed, folders)), flush=True)
     cfg.resume = path is not None
     if path is not None:

@@ -3,6 +3,8 @@ import argparse
 import os
 from pathlib import Path
 
+from hybrid_mm import processes
+
 from .preflight import check_checkpoint, check_data, check_launcher, check_starting_weights
 from .runner import runner_of
 from .settings import set_up_training
@@ -59,7 +61,7 @@ def _goes_on(work_dir: Path) -> bool:
     mark = work_dir / '.started'
     if any(map(int, starts)):
         return mark.exists() and any(path.stat().st_mtime_ns > mark.stat().st_mtime_ns for path in work_dir.glob('*.pth'))
-    if (starts or 'SLURM_JOB_ID' in os.environ) and os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+    if (starts or 'SLURM_JOB_ID' in os.environ) and processes.rank() == 0:
         work_dir.mkdir(parents=True, exist_ok=True)
         mark.touch()
     return False

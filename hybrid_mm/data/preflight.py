@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from hybrid_mm import processes
 from hybrid_mm.errors import SetupError
 from hybrid_mm.output import whole_file
 
@@ -157,14 +158,14 @@ def check_annotations(files: Sequence[AnnotationFile], work_dir: str, annotation
 
 
 def _log(text: str) -> None:
-    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))) == 0:
+    if processes.rank() == 0:
         print_log(text, logger='current', level=30)  # a warning
 
 
 def _verdict(file: AnnotationFile, folder: Path, with_copy: bool, patience: float, keep: bool) -> Dict[str, Any]:
     """What was found of a file, now or before, here or by the first process of this machine."""
     path = file.verdict(folder)
-    rank = int(os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', '0'))))
+    rank = processes.local_rank()
     end = time.monotonic() + patience
     while True:
         known = _read(path, with_copy)

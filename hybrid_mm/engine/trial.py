@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from hybrid_mm.errors import SetupError
 from hybrid_mm.failures import Step, explain, one_value
 
-from .hooks.random_state import _get_state, _set_state
+from .hooks.random_state import get_state, set_state
 
 _SIDE = 128  # pixels of the picture at most, a multiple of the strides
 _BOXES = 4  # proposals of a region proposal network, which gives 1000
@@ -49,7 +49,7 @@ def check_shapes(runner: Runner, model: nn.Module) -> None:
     """
     if is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel):
         return  # with its weights cut into pieces
-    states, flags = _get_state(), {module: module.training for module in model.modules()}
+    states, flags = get_state(), {module: module.training for module in model.modules()}
     tried: Set[int] = set()
     try:
         for split in ('train', 'val', 'test'):
@@ -66,7 +66,7 @@ def check_shapes(runner: Runner, model: nn.Module) -> None:
                 tried.add(batch.inputs.shape[1])
                 _try_out(model, batch, norms, alone)
     finally:
-        _set_state(states)
+        set_state(states)
         for module, training in flags.items():
             module.training = training
 

@@ -14,7 +14,7 @@ from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
 
 from .post_mortem import bad_terms, describe, examine, fault, first_bad, image_files, last_checkpoint, unwrap
-from .random_state import _get_state, _set_state
+from .random_state import get_state, set_state
 
 
 @HOOKS.register_module()
@@ -76,8 +76,8 @@ class NumericsGuardHook(Hook):
             self._forget()
             if self.on_fault == 'skip':
                 self._keep_buffers(unwrap(runner.model))
-        state = _get_state()
-        self._batches.append((lambda: _set_state(state), data_batch))
+        state = get_state()
+        self._batches.append((lambda: set_state(state), data_batch))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None) -> None:
         self._outputs.append(outputs or {})

@@ -88,16 +88,16 @@ class RandomStateHook(Hook):
         self.take_states()
 
     def before_val(self, runner: Runner) -> None:
-        self._before_val = _get_state()
+        self._before_val = get_state()
         # the best checkpoint is saved after validation; one that comes first after resuming is where the checkpoint was
         self._states = self._resumed or all_gather_object(self._before_val)
 
     def after_val(self, runner: Runner) -> None:
-        _set_state(self._before_val)
+        set_state(self._before_val)
 
     def take_states(self) -> None:
         """Take the states of all processes, which call this together, for the checkpoint that the main process saves next."""
-        self._states = self._resumed or all_gather_object(_get_state())
+        self._states = self._resumed or all_gather_object(get_state())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self._states is not None:
@@ -122,7 +122,7 @@ class RandomStateHook(Hook):
 
     def _put_back(self) -> None:
         if self._resumed is not None:
-            _set_state(self._resumed[get_rank()])
+            set_state(self._resumed[get_rank()])
             self._resumed = None
 
 
@@ -131,7 +131,7 @@ def _saves_now(hook: CheckpointHook, runner: Runner) -> bool:
         hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or hook.is_last_train_iter(runner))
 
 
-def _get_state() -> dict:
+def get_state() -> dict:
     """State of all generators of this process, in tensors and plain values, which load with ``weights_only=True``."""
     _, keys, position, has_gauss, gauss = np.random.get_state()
     state = dict(
@@ -143,7 +143,7 @@ def _get_state() -> dict:
     return state
 
 
-def _set_state(state: dict) -> None:
+def set_state(state: dict) -> None:
     keys, *rest = state['numpy']
     torch.set_rng_state(state['torch'].cpu())  # resuming on a GPU loads all tensors there
     np.random.set_state(('MT19937', np.array(keys, dtype=np.uint32), *rest))
