@@ -10,6 +10,8 @@ import re
 import textwrap
 from typing import Any, Callable, FrozenSet, Iterable, Iterator, Optional, Set, Tuple
 
+from torch import nn
+
 from hybrid_mm.errors import SetupError
 
 # What runners, hooks and the libraries' tools read from a config beside the parameters of mmengine's Runner.
@@ -80,7 +82,7 @@ def parameters(kind: Any) -> Tuple[FrozenSet[str], bool]:
 def _of_call(function: Callable, bases: Iterator[type], method: bool = False) -> Tuple[FrozenSet[str], bool]:
     """`parameters` of a function, or of a constructor in front of those of its base classes."""
     full_name = f'{getattr(function, "__module__", "")}.{getattr(function, "__qualname__", "")}'
-    if full_name == 'torch.nn.modules.module.Module.__init__':  # says **kwargs, and refuses them
+    if function is nn.Module.__init__:  # also one that a library has wrapped; says **kwargs, and refuses them
         return frozenset(), False
     try:
         given = list(inspect.signature(function).parameters.values())[method:]
