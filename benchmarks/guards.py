@@ -73,7 +73,7 @@ def train(args, work_dir, without, inside):
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks', []) if hook['type'].rpartition('.')[2] not in without]
     for name, hook in list((cfg.get('default_hooks') or {}).items()):
         if hook and hook['type'].rpartition('.')[2] in without:
-            cfg.default_hooks[name] = None
+            del cfg.default_hooks[name]
     with runner_of(cfg) as runner:
         loop = runner.build_train_loop(cfg.train_cfg)
         loop.inside = inside

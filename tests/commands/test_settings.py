@@ -29,6 +29,12 @@ def test_work_dir_is_the_option_or_the_config_s_or_the_name_of_the_config(config
     assert read(train.parser().parse_args([config_file, *of_config, '--work-dir', 'own'])).work_dir == 'own'
 
 
+def test_a_hook_of_the_default_ones_can_be_switched_off(config_file):
+    hooks = ['default_hooks.hang_guard.type=hybrid_mm.HangGuardHook', 'default_hooks.data_guard=None', 'default_hooks.timer=None']
+    cfg = read(train.parser().parse_args([config_file, '--cfg-options', *hooks]))
+    assert cfg.default_hooks == dict(hang_guard=dict(type='hybrid_mm.HangGuardHook'), timer=None)
+
+
 def test_loaders_of_classifiers_get_what_mmpretrain_s_tools_add(config_file):
     cfg = read(train.parser().parse_args([config_file]))
     assert cfg.train_dataloader == dict(
