@@ -45,5 +45,5 @@ def test_a_longer_schedule_is_entered_where_training_is(train, half, tmp_path):
 ])
 def test_what_cannot_go_on_ends_with_one_sentence(train, half, tmp_path, epochs, settings, message):
     _, result = train(tmp_path, epochs, '--resume', half, check=False, settings=settings)
-    assert result.returncode == 1 and result.stderr.startswith(message), result.stderr[-2000:]
-    assert len(result.stderr.splitlines()) == 1
+    assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith(message), result.stderr[-2000:]
+    assert 'Traceback' not in result.stderr  # libraries may warn in front of the sentence
