@@ -1,6 +1,6 @@
 """Resident memory of a training over many steps, with all hooks of its config: does anything pile up?
 
-    python benchmarks/reliability_memory.py [--steps 2000] [--config shapes/maskrcnn_transcnn_s_shapes.py] [--without HOOK ...]
+    python benchmarks/reliability_memory.py [--steps 2000]
 
 A Mask R-CNN with a backbone of a few channels trains on small pictures of shapes, one a step, on a CPU; it validates and writes
 a checkpoint every 50 steps. What is printed is the resident memory of the process every 100 steps, and how much the last hundred
@@ -53,10 +53,10 @@ class RecordMemory(Hook):
             print(f'step {len(self.seen)}: {self.seen[-1]:.1f} MiB', flush=True)
 
 
-def settings(config, folder, steps, without):
+def settings(folder, steps):
     """The config with a small backbone and a few small pictures."""
     data_root = f'{folder}/shapes/coco/'
-    cfg = Config.fromfile(ROOT / 'configs' / config)
+    cfg = Config.fromfile(ROOT / 'configs' / 'shapes' / 'maskrcnn_transcnn_s_shapes.py')
     loader = dict(num_workers=0, persistent_workers=False)
     cfg.merge_from_dict(dict(
         model=dict(
@@ -74,8 +74,7 @@ def settings(config, folder, steps, without):
         test_evaluator=dict(ann_file=data_root + 'annotations/instances_val2017.json'),
         train_cfg=dict(max_epochs=-(-steps // PICTURES), val_interval=1)))
     cfg.train_dataloader.dataset.filter_cfg = None  # keeps the pictures without objects, so that an epoch has all
-    hooks = [hook for hook in cfg.custom_hooks if hook['type'].rpartition('.')[2] not in without]
-    cfg.custom_hooks = [*hooks, dict(type='RecordMemory')]
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='RecordMemory')]
     cfg.work_dir, cfg.launcher = f'{folder}/work', 'none'
     return cfg
 
@@ -83,15 +82,11 @@ def settings(config, folder, steps, without):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--steps', type=int, default=2000)
-    parser.add_argument('--config', default='shapes/maskrcnn_transcnn_s_shapes.py',
-                        help='a Mask R-CNN with TransCNN, in configs/')
-    parser.add_argument('--without', nargs='*', default=[], metavar='HOOK',
-                        help='custom hooks to leave out, such as HangGuardHook')
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
         make_shapes(Path(folder) / 'shapes', train=PICTURES, val=4, size=(64, 64))
-        with runner_of(settings(args.config, folder, args.steps, args.without)) as runner:
+        with runner_of(settings(folder, args.steps)) as runner:
             print('hooks:', ', '.join(sorted(type(hook).__name__ for hook in runner.hooks)))
             runner.train()
         seen = next(hook.seen for hook in runner.hooks if isinstance(hook, RecordMemory))

@@ -5,6 +5,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -23,7 +24,7 @@ class Step(NamedTuple):
     """A module that was running."""
     name: str  # as in a config, ``model.neck``, if the network has a backbone; else in the network; empty for the network itself
     module: nn.Module
-    shapes: List[Shape]  # of the tensors that it got
+    shapes: List[Shape]  # of the tensors that its forward got; none where another method of it was running, such as its loss
 
     def __str__(self) -> str:
         return f'{self.name} ({type(self.module).__name__})' if self.name else type(self.module).__name__
@@ -44,7 +45,7 @@ def running_modules(error: BaseException, network: Optional[nn.Module] = None) -
         for frame, module in running:
             if not steps or steps[-1].module is not module:
                 steps.append(Step(names.get(id(module), type(module).__name__), module, []))
-            if not steps[-1].shapes:  # a frame behind the first may have other things under the names of its arguments
+            if not steps[-1].shapes and frame.f_code.co_name == 'forward':
                 steps[-1].shapes.extend(_shapes(_arguments(frame)))
     return steps
 
@@ -59,6 +60,8 @@ def explain(error: BaseException, network: Optional[nn.Module] = None) -> Option
     if not steps:
         return None
     leaf = steps[-1]
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return None
     if isinstance(error, ValueError) and str(error).startswith('Expected more than 1'):
         return one_value(leaf)
     if any(step.name.endswith('data_preprocessor') for step in steps):
@@ -72,7 +75,7 @@ def explain(error: BaseException, network: Optional[nn.Module] = None) -> Option
             break
     if wanted and len(parts) == 1:
         parts.append(f'make {_of_config(leaf)} fit what comes before it')
-    if not parts and _OF_SIZES.search(first_line(error)):
+    if not parts and leaf.shapes and _OF_SIZES.search(first_line(error)):
         parts = [f'{leaf} fails on an input of {sizes(leaf.shapes)}: {first_line(error)}']
     return '; '.join(parts) or None
 

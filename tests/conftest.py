@@ -107,6 +107,18 @@ def tiny():
     return lambda name: str(TOOLS_TESTS / 'tiny' / f'{name}.py')
 
 
+@pytest.fixture
+def in_process(monkeypatch, shapes, pictures, tmp_path) -> Path:
+    """Let a test call commands itself: with the data and the probes of the tiny configs, no launcher, in an empty folder."""
+    monkeypatch.syspath_prepend(str(TOOLS_TESTS))
+    for name in ('LOCAL_RANK', 'WORLD_SIZE', 'SLURM_LOCALID'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('SHAPES', str(shapes))
+    monkeypatch.setenv('PICTURES', str(pictures))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope='session')
 def run_tool(root, shapes, pictures, run_in_forks, tmp_path_factory):
     """Run a tool as a user does: its name or path, its arguments, further environment variables.

@@ -60,11 +60,8 @@ STOPS = {
 
 
 @pytest.fixture
-def data(monkeypatch, tmp_path, shapes):
+def data(monkeypatch, tmp_path, shapes, in_process):
     """A copy of the shapes, the first picture wider than high, and a folder to work in."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / 'tools'))  # for the probes of the tiny configs
-    for name in ('LOCAL_RANK', 'WORLD_SIZE', 'SLURM_LOCALID'):
-        monkeypatch.delenv(name, raising=False)
     folder = tmp_path / 'shapes'
     shutil.copytree(shapes / 'coco', folder / 'coco')
     picture = folder / 'coco' / 'train2017' / '000000000001.jpg'

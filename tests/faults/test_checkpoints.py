@@ -164,14 +164,7 @@ DOORS = {
     (hostile, r'holds more than weights: it asks for \w+\.mkdir, which may run code and is not loaded; give a file with'),
     (poisoned, r'holds weights that are not finite: \S+ has NaN or infinite values, and so have \d+ more tensors; '),
 ], ids=['damaged', 'hostile', 'poisoned'])
-def test_a_file_that_cannot_be_used_is_told_in_one_sentence(trained, tmp_path, monkeypatch, tiny, shapes, pictures, door, spoil,
-                                                           message):
-    monkeypatch.syspath_prepend(str(Path(tiny('base')).parents[1]))  # the probes of the tiny configs
-    for name, value in (('SHAPES', shapes), ('PICTURES', pictures)):
-        monkeypatch.setenv(name, str(value))
-    for name in ('LOCAL_RANK', 'WORLD_SIZE'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
+def test_a_file_that_cannot_be_used_is_told_in_one_sentence(trained, tmp_path, in_process, tiny, pictures, door, spoil, message):
     spoil(torch.load(trained / 'epoch_3.pth'), tmp_path / 'bad.pth')
     name, *args = (word.format(net=tiny('classifier'), search=tiny('search'), pictures=pictures) for word in DOORS[door])
     with pytest.raises(SystemExit, match=f'^Error: .*bad.pth {message}') as raised:

@@ -110,19 +110,13 @@ def names(tmp_path_factory, tiny):
 
 
 @pytest.fixture
-def fail(monkeypatch, tmp_path, shapes, pictures, names, root):
+def fail(in_process, names):
     """How a command ends, in an empty folder that stays empty."""
-    monkeypatch.syspath_prepend(str(root / 'tests' / 'tools'))  # for the probes of the tiny configs
-    for name in ('LOCAL_RANK', 'WORLD_SIZE'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv('SHAPES', str(shapes))
-    monkeypatch.setenv('PICTURES', str(pictures))
-    monkeypatch.chdir(tmp_path)
 
     def fail(command, args):
         with pytest.raises(SystemExit) as end:
             commands.main(command, [arg.format(**names) for arg in args])
-        assert not [path for path in tmp_path.rglob('*') if path.suffix in ('.pth', '.onnx')]
+        assert not [path for path in in_process.rglob('*') if path.suffix in ('.pth', '.onnx')]
         return end.value.code
 
     return fail

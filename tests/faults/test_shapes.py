@@ -61,19 +61,13 @@ SEGMENTOR = [
 
 
 @pytest.fixture
-def fail(monkeypatch, tmp_path, shapes, pictures, tiny, root):
+def fail(in_process):
     """The message that a tool ends with, in an empty folder."""
-    monkeypatch.syspath_prepend(str(root / 'tests' / 'tools'))  # for the probes of the tiny configs
-    for name in ('LOCAL_RANK', 'WORLD_SIZE'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv('SHAPES', str(shapes))
-    monkeypatch.setenv('PICTURES', str(pictures))
-    monkeypatch.chdir(tmp_path)
 
     def fail(tool, args):
         with pytest.raises(SystemExit) as raised:
             tool(args)
-        assert '\n' not in raised.value.code and not list(tmp_path.rglob('*.pth'))
+        assert '\n' not in raised.value.code and not list(in_process.rglob('*.pth'))
         return raised.value.code
 
     return fail

@@ -1,7 +1,6 @@
 """What a user can get wrong ends with a sentence that names the value and what is allowed, and writes no weights."""
 import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -64,14 +63,8 @@ DURING_THE_BUILD = [
 
 
 @pytest.fixture
-def fail(monkeypatch, tmp_path, shapes, pictures, tiny):
+def fail(in_process, tmp_path, tiny):
     """The message that a tool ends with, in an empty folder."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # for the probes of the tiny configs
-    for name in ('LOCAL_RANK', 'WORLD_SIZE'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv('SHAPES', str(shapes))
-    monkeypatch.setenv('PICTURES', str(pictures))
-    monkeypatch.chdir(tmp_path)
     (tmp_path / 'list.json').write_text('[]')
     torch.save(dict(state_dict=dict(weight=torch.zeros(1)), meta=dict(iter=1, epoch=1), message_hub={}, optimizer={}),
                tmp_path / 'other.pth')

@@ -16,14 +16,12 @@ COCO = 'coco/annotations/instances_{}2017.json'
 
 
 @pytest.fixture(autouse=True)
-def data(monkeypatch, tmp_path, shapes, pictures):
+def data(monkeypatch, tmp_path, shapes, pictures, in_process):
     """Copies of the data, to be damaged, in an empty folder to work in."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # for the probes of the tiny configs
     shutil.copytree(shapes, tmp_path / 'shapes')
     shutil.copytree(pictures, tmp_path / 'pictures')
     monkeypatch.setenv('SHAPES', str(tmp_path / 'shapes'))
     monkeypatch.setenv('PICTURES', str(tmp_path / 'pictures'))
-    monkeypatch.chdir(tmp_path)
     return tmp_path / 'shapes'
 
 
