@@ -4,8 +4,8 @@
 
 Two trainings of the config, one without the hooks of these types, make a step each, and change their order from pair to pair. A
 step is all that the loop does: the next batch, forward, backward, the optimizer, and hooks. The first pairs warm up. By default
-the config is that of the shapes (data by `tools/datasets/make_shapes.py`). The last line is JSON: seconds and processor seconds
-of a step, the median, and the medians of the ratios, with their quartiles.
+the config is that of the shapes (data by `tools/datasets/make_shapes.py`), and the hooks are all guards of its default_hooks.
+The last line is JSON: seconds and processor seconds of a step, the median, and the medians of the ratios, with their quartiles.
 """
 import argparse
 import json
@@ -32,6 +32,7 @@ from hybrid_mm.commands.runner import runner_of  # noqa: E402
 from hybrid_mm.commands.shared import read_config  # noqa: E402
 
 WARM_UP = 3
+GUARDS = ['DataGuardHook', 'HangGuardHook', 'NumericsGuardHook', 'PreemptionHook', 'RandomStateHook', 'ResumeScheduleHook']
 SHAPES = str(Path(__file__).resolve().parents[1] / 'configs' / 'shapes' / 'maskrcnn_transcnn_s_shapes.py')
 
 
@@ -85,7 +86,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='?', default=SHAPES, metavar='CONFIG')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
-    parser.add_argument('--off', nargs='+', default=['NumericsGuardHook'], metavar='TYPE', help='hooks that the second one lacks')
+    parser.add_argument('--off', nargs='+', default=GUARDS, metavar='TYPE', help='hooks that the second one lacks')
     parser.add_argument('--steps', type=int, default=40, help='pairs of steps')
     args = parser.parse_args()
 

@@ -1,6 +1,6 @@
 """Names that people write: which one a misspelt one stands for, and which ones a class or function takes.
 
-Needs the standard library alone, and mmengine for the keys of a config.
+Needs torch, and mmengine for the keys of a config.
 """
 import ast
 import functools

@@ -356,7 +356,7 @@ def _stop_gradient_of_empty(image: Tensor, outputs: Tuple[Tensor, ...]) -> Tuple
     eps: the gradient grows by 300 to 1000 from norm to norm, beyond what float16 holds, and in ParC-Net beyond float32, though
     there is nothing to learn from. The outputs are as they are.
     """
-    if not needs_plain():
+    if any(output.requires_grad for output in outputs) and not needs_plain():
         is_picture = image.detach().flatten(1).any(1)
         for output in outputs:
             if output.requires_grad:

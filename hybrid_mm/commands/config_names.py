@@ -47,7 +47,7 @@ _DEFAULT_TYPES = {
 }
 _PREFIXES = frozenset(('img', 'img_path', 'img_path2', 'seg', 'seg_map_path', 'depth_map_path', 'ann', 'anno', 'ann_path', 'root',
                        'sub_data_root', 'train', 'val', 'test'))
-_DEFAULT_HOOKS = frozenset(('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'))
+STOCK_HOOKS = frozenset(('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'))  # the runner's own
 
 
 def merge_options(cfg: Config, options: dict) -> None:
@@ -117,8 +117,9 @@ def _check_variable(cfg: Config, option: str) -> None:
     name = option.split('.')[0]
     if name not in cfg or name in config_keys():
         return
-    variable = cfg.to_dict()[name]
-    read = {key: value for key, value in cfg.to_dict().items() if key in config_keys()}
+    values = cfg.to_dict()
+    variable = values[name]
+    read = {key: value for key, value in values.items() if key in config_keys()}
     places = [path for path, value in walk(read) if is_copy(value, variable) or path[-1:] == (name, ) and value == variable]
     places = [path for path in places if path[-1] == name] or places
     if places:
@@ -159,7 +160,7 @@ def _takes(node: dict, path: Sequence[str], key: str, values: dict) -> Takes:
     if not path:
         return (config_keys() | {name for name in node if name != key}) - {'_base_', *SHARED}, False, 'the config'
     if where == 'default_hooks':
-        return _DEFAULT_HOOKS, not isinstance(node[key], dict) or 'type' in node[key], where
+        return STOCK_HOOKS, not isinstance(node[key], dict) or 'type' in node[key], where
     if path[-1] == 'data_prefix':  # of a data set, which joins what it knows and leaves the rest
         return _PREFIXES | {name for name in node if name != key}, False, where
     if kind is None and where in _WITHOUT_TYPE:

@@ -15,10 +15,8 @@ from hybrid_mm.environment.libraries import require
 from hybrid_mm.errors import SetupError, first_line
 from hybrid_mm.names import check_keys
 
-from .config_names import check_arguments, merge_options
+from .config_names import STOCK_HOOKS, check_arguments, merge_options
 from .preflight import check_file
-
-_STOCK_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')  # those of mmengine's runner
 
 
 class _Settings(DictAction):
@@ -100,7 +98,7 @@ def read_config(path: str, options: Optional[dict] = None, work_dir: Optional[st
     cfg = load_config(path, options)
     cfg.launcher = launcher
     for name, hook in list((cfg.get('default_hooks') or {}).items()):
-        if hook is None and name not in _STOCK_HOOKS:  # switched off; mmengine bears None for its own alone
+        if hook is None and name not in STOCK_HOOKS:  # switched off; mmengine bears None for its own alone
             del cfg.default_hooks[name]
     if work_dir is not None:
         cfg.work_dir = work_dir

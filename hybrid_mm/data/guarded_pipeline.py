@@ -95,7 +95,8 @@ class GuardedPipeline(Compose):
                 self._tally.skip(str(fault))
                 return None
             advice = ('' if self._tally is None else
-                      ", or train without such samples by samples='skip' of hybrid_mm.DataGuardHook in custom_hooks")
+                      ", or train without such samples by samples='skip' of hybrid_mm.DataGuardHook, in our "
+                      'configs default_hooks.data_guard')
             raise SampleError(f'{fault}; mend it or take it out of the data{advice}') from fault.__cause__
 
     def _run_as_stored(self, given: Dict[str, Any], fault: '_OtherSize') -> Optional[dict]:

@@ -57,8 +57,10 @@ def check_shapes(runner: Runner, model: nn.Module) -> None:
             if not isinstance(loop, BaseLoop):
                 continue
             if len(loop.dataloader) == 0:
+                processes = f' in each of {runner.world_size} processes' if runner.world_size > 1 else ''
                 raise SetupError(f'the {split} data have {len(loop.dataloader.dataset)} pictures, less than one batch of '
-                                 f'{split}_dataloader.batch_size, and drop_last leaves out the rest; give smaller batches')
+                                 f'{split}_dataloader.batch_size{processes}, and drop_last leaves out the rest; give smaller '
+                                 'batches')
             alone = _single_pictures(loop) if split == 'train' else None
             norms = _norms_in_training(model.train(), runner.world_size) if alone else []
             batch = _first_batch(model.eval(), loop.dataloader, split)

@@ -116,7 +116,7 @@ def test_a_picture_of_a_coco_file_is_named_with_its_id(data):
     type(data)(first(dataset, 'img_path')).write_bytes(b'')
     assert refusal(dataset, tally=Tally(0, 0.5)) == (
         f'{first(dataset, "img_path")} (image id {first(dataset, "img_id")}) is empty; mend it or take it out of the data, or '
-        "train without such samples by samples='skip' of hybrid_mm.DataGuardHook in custom_hooks")
+        "train without such samples by samples='skip' of hybrid_mm.DataGuardHook, in our configs default_hooks.data_guard")
 
 
 def test_a_truncated_picture_is_refused_where_the_decoder_gives_it_a_grey_rest(data, monkeypatch):

@@ -93,7 +93,8 @@ def test_settings_that_cannot_be_are_refused(options, message):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_sample_that_fails_to_load_stops_the_training_with_one_sentence(train, train_cfg, workers):
     with pytest.raises(SetupError, match=r'^LoadPoint fails on sample 3: OSError: no light; mend it or take it out of the data, '
-                       "or train without such samples by samples='skip' of hybrid_mm.DataGuardHook in custom_hooks$"):
+                       "or train without such samples by samples='skip' of hybrid_mm.DataGuardHook, in our "
+                       'configs default_hooks.data_guard$'):
         train(points(3), train_cfg, workers)
 
 
