@@ -13,6 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS_TESTS = ROOT / 'tests' / 'tools'
+FAULTS = {  # folders and files whose tests inject faults
+    'faults', 'engine', 'data', 'test_bad_input.py', 'test_check_dataset.py', 'test_config_names.py', 'test_failures.py',
+    'test_integrity.py', 'test_names.py', 'test_numerics.py', 'test_small_batches.py'}
 # the clone itself, and this folder for the plain definitions in `reference/`
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
@@ -29,11 +32,15 @@ def pytest_addoption(parser) -> None:
 
 def pytest_configure(config) -> None:
     config.addinivalue_line('markers', 'exhaustive: injects a fault many times; runs with --exhaustive alone')
+    config.addinivalue_line('markers', 'faults: injects a fault; put on by FAULTS, see docs/reliability.md')
 
 
 def pytest_collection_modifyitems(config, items) -> None:
     """Tests of the tools first: one process takes these, with what they share, and ends on the many short ones, as others do."""
     items.sort(key=lambda item: item.path.parent.name not in ('tools', 'faults'))
+    for item in items:
+        if {item.path.parent.name, item.path.name} & FAULTS:
+            item.add_marker('faults')
     if not config.getoption('--exhaustive'):
         for item in items:
             if item.get_closest_marker('exhaustive'):

@@ -40,6 +40,9 @@ def test_a_layer_with_one_value_a_channel_is_named_and_each_advice_helps(name):
     assert message.startswith(f'{layer} (BatchNorm2d) has one value a channel, 1x') and '\n' not in message
     assert dict(backbone.named_modules())[layer].num_features == int(message.partition(', 1x')[2].partition('x')[0])
     assert raised.value.__suppress_context__
+    if side is None:  # whatever the size
+        with pytest.raises(SetupError, match=f'^{layer} '):
+            step(backbone, 64)
     step(backbone, SMALLEST[name], pictures=2)
     if side is not None:
         step(backbone, side)

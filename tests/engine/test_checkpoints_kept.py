@@ -177,6 +177,15 @@ def test_checkpoints_that_others_ask_for_are_whole_too(start, tmp_path, monkeypa
                      'last_checkpoint']
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(start, tmp_path, monkeypatch):
+    done, flush, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, 'fsync', lambda file: done.append(Path(os.readlink(f'/proc/self/fd/{file}')).name) or flush(file))
+    monkeypatch.setattr(os, 'replace', lambda old, new: done.append(f'renamed to {Path(new).name}') or replace(old, new))
+    start().train()
+    name = done.index('renamed to epoch_1.pth')
+    assert done[name - 1].startswith('epoch_1.pth.') and done[name - 1].endswith('.partial') and done[name + 1] == 'work'
+
+
 def test_half_files_of_killed_runs_are_removed(start, tmp_path):
     (tmp_path / 'work').mkdir()
     (tmp_path / 'work' / 'epoch_7.pth.123.partial').write_bytes(b'half')

@@ -153,6 +153,8 @@ DOORS = {
                  'model.backbone.init_cfg.checkpoint=bad.pth'),
     'infer': ('infer', '{net}', 'bad.pth', '{pictures}'),
     'grad_cam': ('grad_cam', '{net}', 'bad.pth', '{pictures}'),
+    'export_onnx': ('export_onnx', '{net}', 'bad.pth', '--out', 'out.onnx'),
+    'erf': ('erf', '{net}', '--checkpoints', 'bad.pth', '--stage', '1'),
     'convert_released': ('convert_released', 'bad.pth', 'out.pth'),
     'search': ('search', '{search}', '--checkpoint', 'bad.pth'),
 }

@@ -85,6 +85,14 @@ def test_a_last_batch_of_one_picture_is_found_before_training(fail, tiny):
                      fail(train, [tiny('segmentor'), '--cfg-options', *options]))
 
 
+def test_pictures_of_other_channels_are_found_before_a_test(fail, tiny, in_process):
+    path = in_process / 'weights.ckpt'
+    torch.save(dict(state_dict=build_model(Config.fromfile(tiny('detector'))).state_dict(), meta={}), path)
+    message = r'^Error: model.data_preprocessor .* and the pictures have 1 channel; .*\(seen with pictures of the test data'
+    grey = 'test_dataloader.dataset.pipeline.0.color_type=grayscale'
+    assert re.search(message, fail(evaluate, [tiny('detector'), str(path), '--cfg-options', grey]))
+
+
 @pytest.fixture(scope='module')
 def cfgs(shapes, tiny):
     """The configs of the small networks."""

@@ -74,19 +74,23 @@ def of_two(two_processes, tmp_path_factory):
 
 
 @pytest.mark.exhaustive
-def test_a_signal_to_the_script_of_several_processes_saves(two_processes, tmp_path):
+def test_a_signal_to_the_script_of_several_processes_saves(of_two, whole, tmp_path):
+    two_processes, (expected, names) = of_two
     stopped = two_processes.run(tmp_path, 2, check=False, KILL_AFTER='2', KILL_WITH='SIGTERM', KILL_RANK='0', KILL_ANCESTOR='2')
     assert stopped.returncode == 75, stopped.stderr[-3000:]
     saved, = tmp_path.glob('iter_*.pth')
     assert SAVED.format(saved.stem[len('iter_'):]) in stopped.stdout and 'Traceback' not in stopped.stderr
+    two_processes.run(tmp_path, 2, '--resume')
+    assert same(two_processes.end(tmp_path), expected) and whole(tmp_path) == names
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
-@pytest.mark.parametrize('to', [dict(KILL_RANK='1'), dict(KILL_RANK='1', KILL_ANCESTOR='2')], ids=str)
-def test_two_processes_leave_together_and_go_on(of_two, whole, tmp_path, name, to):
+@pytest.mark.parametrize('name, kill_after', [*(('SIGTERM', step) for step in range(1, 10)), ('SIGUSR1', 6), ('SIGUSR1', 7)])
+def test_two_processes_leave_together_and_go_on(of_two, whole, tmp_path, name, kill_after):
+    """The signal goes to one process, or to the script."""
     training, (expected, names) = of_two
-    stopped = training.run(tmp_path, 2, check=False, KILL_AFTER='6', KILL_WITH=name, **to)
+    to = dict(KILL_RANK='1') if kill_after % 2 else dict(KILL_RANK='1', KILL_ANCESTOR='2')
+    stopped = training.run(tmp_path, 2, check=False, KILL_AFTER=str(kill_after), KILL_WITH=name, **to)
     assert stopped.returncode == 75, stopped.stderr[-3000:]
     training.run(tmp_path, 2, '--resume')
     assert same(training.end(tmp_path), expected) and whole(tmp_path) == names
