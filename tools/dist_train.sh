@@ -44,7 +44,9 @@ set -m  # a process group of its own, which signals to the group of this script 
 (trap '' USR1 && exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --nproc_per_node="$processes" "${meeting[@]}" "${command[@]}") &
 torchrun=$!
-for name in TERM USR1; do trap "told=1; kill -s $name \$(cat /proc/$torchrun/task/*/children) || true" "$name"; done
+for name in TERM USR1; do  # torchrun itself gets them as long as it has no processes; it ignores SIGUSR1
+    trap "told=1; kill -s $name \$(cat /proc/$torchrun/task/*/children) 2> /dev/null || kill -s $name $torchrun || true" "$name"
+done
 for name in INT HUP QUIT; do trap "told=1; kill -s $name $torchrun || true" "$name"; done
 while told=; wait "$torchrun" && status=0 || status=$?; [ -n "$told" ]; do :; done  # a signal ends the wait early
 [ ! -e "$HYBRID_MM_INTERRUPTED" ] || exit 75

@@ -75,13 +75,13 @@ def fault_in(path: str, command_line: bool = False) -> Optional[str]:
     fault = fault_of(path) or outline(path, command_line).fault
     if fault:
         return fault
-    return _poison_in(path, command_line, file_key(path))
+    return _poison_in(os.path.realpath(path), command_line, file_key(path))
 
 
 def outline(path: str, command_line: bool = False) -> Outline:
     """What a file says of itself; its tensors are not read."""
     try:
-        return _outline(path, command_line, file_key(path))
+        return _outline(os.path.realpath(path), command_line, file_key(path))
     except OSError as error:
         return Outline(f'cannot be read: {error.strerror}', 0)
 

@@ -1,5 +1,4 @@
 """Checkpoint files of others: fetch, read weights only, unwrap."""
-import os
 import re
 from http.client import HTTPException
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from mmengine import dist
 from torch import Tensor
 
+from hybrid_mm import processes
 from hybrid_mm.errors import SetupError, shorten
 
 from .contents import first_nonfinite, read
@@ -123,8 +123,7 @@ def _averaged_is_published(state_dict: Dict[str, Any]) -> bool:
 
 
 def _fetch_once_a_node(url: str) -> Path:
-    # torchrun and mmengine's slurm launcher set LOCAL_RANK; mmengine's own local rank needs a group that may be missing
-    if int(os.environ.get('LOCAL_RANK', 0)) > 0:
+    if processes.local_rank() > 0:  # mmengine's own needs a group, which may be missing
         dist.barrier()
         return _fetch(url)
     try:

@@ -2,13 +2,13 @@
 import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, Optional, Tuple
+from functools import lru_cache
+from typing import Optional, Tuple
 
 NOT_WHOLE = 'is no checkpoint of PyTorch, or incomplete'
 _LEGACY = b'\x80\x02'  # torch's format before 1.6, pickles one after the other, has no checksums
 _BLOCK = 1 << 20
 _FOLDER = 0x10  # the attribute of MS-DOS
-_known: Dict[Tuple[object, ...], Optional[str]] = {}
 
 
 def fault_of(path: str, pickle_alone: bool = False) -> Optional[str]:
@@ -23,12 +23,9 @@ def fault_of(path: str, pickle_alone: bool = False) -> Optional[str]:
         pickle_alone: look at the directory of the archive and at what is not tensors, which is quick.
     """
     try:
-        key = (*file_key(path), pickle_alone)
+        return _fault_of(os.path.realpath(path), pickle_alone, file_key(path))
     except OSError as error:
         return f'cannot be read: {error.strerror}'
-    if key not in _known:
-        _known[key] = _fault_of(path, pickle_alone)
-    return _known[key]
 
 
 def file_key(path: str) -> Tuple[object, ...]:
@@ -43,7 +40,8 @@ def is_legacy(path: str) -> bool:
         return file.read(2) == _LEGACY
 
 
-def _fault_of(path: str, pickle_alone: bool) -> Optional[str]:
+@lru_cache(maxsize=None)
+def _fault_of(path: str, pickle_alone: bool, key: Tuple[object, ...]) -> Optional[str]:
     try:
         if os.path.getsize(path) == 0:
             return 'is empty'

@@ -55,14 +55,18 @@ def check_resumable(path: str, what: str) -> None:
     Raises:
         SetupError: it cannot be resumed.
     """
-    folder = os.path.dirname(os.path.abspath(os.path.expanduser(path)))
-    newest = find_newest([folder])[0] if '://' not in path and os.path.isfile(os.path.expanduser(path)) else None
+    if '://' in path:
+        return
+    local = os.path.expanduser(path)
+    about = outline(local)
+    resumes = about.place >= (0, 0) and 'message_hub' in about.keys and about.keys & {'optimizer', 'param_schedulers'}
+    if resumes and fault_in(local) is None:
+        return
+    newest = find_newest([os.path.dirname(os.path.abspath(local))])[0] if os.path.isfile(local) else None
     advice = f'the newest whole checkpoint of its folder is {newest}' if newest else 'give another file'
     check_usable(path, what, advice=advice)
-    about = outline(os.path.expanduser(path)) if '://' not in path else None
-    if about and not (about.place >= (0, 0) and 'message_hub' in about.keys and about.keys & {'optimizer', 'param_schedulers'}):
-        raise SetupError(f'{what} {path} holds weights, but no state of a training to go on with; {advice}, or start from its '
-                         f'weights with `--cfg-options load_from={path}`')
+    raise SetupError(f'{what} {path} holds weights, but no state of a training to go on with; {advice}, or start from its '
+                     f'weights with `--cfg-options load_from={path}`')
 
 
 def tell(path: Optional[str], passed: PassedOver, folders: Sequence[str]) -> List[str]:

@@ -27,7 +27,7 @@ def runner_of(cfg: Config, local_rank: int = 0, split: str = 'train') -> Iterato
     """
     check_run(cfg, split)
     if cfg.launcher != 'none':  # Open MPI has a name of its own
-        os.environ.setdefault('LOCAL_RANK', os.environ.get('OMPI_COMM_WORLD_LOCAL_RANK', str(local_rank)))
+        os.environ.setdefault('LOCAL_RANK', str(processes.local_rank() or local_rank))
     if get_device() == 'cpu':
         for notice in adapt_to_cpu(cfg):
             if processes.rank() == 0:

@@ -9,6 +9,7 @@ from mmengine.runner import find_latest_checkpoint
 from hybrid_mm import processes
 from hybrid_mm.checkpoints.resumable import find_newest, folders_of, tell
 from hybrid_mm.data.datasets import leaf_datasets
+from hybrid_mm.data.preflight import hooks_of
 from hybrid_mm.errors import SetupError
 
 _TTA_MODELS = {
@@ -96,11 +97,10 @@ def _drop_initialisers(node: Any) -> None:
 
 def _set_hook(cfg: Config, kind: str, **options: Any) -> None:
     """Set options of a hook of the config; a config without it gets it."""
-    hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]
-    of_kind = [hook for hook in hooks if hook and hook.get('type') == kind]
-    for hook in of_kind:
+    there = hooks_of(cfg, kind.rpartition('.')[2])
+    for hook in there:
         hook.update(options)
-    if not of_kind:
+    if not there:
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=kind, **options)]
 
 

@@ -2,8 +2,10 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Optional
 
 from hybrid_mm import processes
+from hybrid_mm.checkpoints.resumable import folders_of
 
 from .preflight import check_checkpoint, check_data, check_launcher, check_starting_weights
 from .runner import runner_of
@@ -42,7 +44,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     check_launcher(args.launcher)
     cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
-    if _goes_on(Path(cfg.work_dir)):
+    if _goes_on(Path(cfg.work_dir), ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')):
         args.resume = 'auto'
     set_up_training(cfg, args)
     check_checkpoint(cfg.get('load_from'), '--resume' if args.resume and cfg.resume else 'load_from', bool(cfg.get('resume')))
@@ -52,15 +54,16 @@ def run(args: argparse.Namespace) -> None:
         runner.train()
 
 
-def _goes_on(work_dir: Path) -> bool:
-    """Whether a launcher has started this process again, and the work folder has a checkpoint from after its first start.
+def _goes_on(work_dir: Path, out_dir: Optional[str] = None) -> bool:
+    """Whether a launcher has started this process again, and there is a checkpoint from after its first start.
 
     `.started` in the work folder holds that time, since there may be checkpoints of an earlier training.
     """
     starts = [os.environ[name] for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT') if name in os.environ]
     mark = work_dir / '.started'
-    if any(map(int, starts)):
-        return mark.exists() and any(path.stat().st_mtime_ns > mark.stat().st_mtime_ns for path in work_dir.glob('*.pth'))
+    if any(map(int, starts)) and mark.exists():
+        files = [path for folder in folders_of(str(work_dir), out_dir) for path in Path(folder).glob('*.pth')]
+        return any(path.stat().st_mtime_ns > mark.stat().st_mtime_ns for path in files)
     if (starts or 'SLURM_JOB_ID' in os.environ) and processes.rank() == 0:
         work_dir.mkdir(parents=True, exist_ok=True)
         mark.touch()

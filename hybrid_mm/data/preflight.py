@@ -103,11 +103,14 @@ def use_copies(cfg: Config, splits: Sequence[str], copies: Mapping[str, str]) ->
 
 def settings_of(cfg: Config) -> Dict[str, Any]:
     """``annotations`` and ``max_share`` of `hybrid_mm.CheckSetupHook` in a config; nothing where it says nothing."""
+    return {key: hook[key] for hook in hooks_of(cfg, 'CheckSetupHook')[:1] for key in ('annotations', 'max_share') if key in hook}
+
+
+def hooks_of(cfg: Config, name: str) -> List[dict]:
+    """The hooks of a type among those of a config, which may name it with its scope or its module, or hold the class."""
     hooks = [*(cfg.get('custom_hooks') or []), *(cfg.get('default_hooks') or {}).values()]
-    for hook in hooks:
-        if isinstance(hook, dict) and str(hook.get('type')).rpartition('.')[2] == 'CheckSetupHook':
-            return {key: hook[key] for key in ('annotations', 'max_share') if key in hook}
-    return {}
+    return [hook for hook in hooks if isinstance(hook, dict) and
+            getattr(hook.get('type'), '__name__', str(hook.get('type'))).rpartition('.')[2] == name]
 
 
 def check_settings(annotations: Any, max_share: Any) -> None:

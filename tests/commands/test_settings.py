@@ -5,6 +5,7 @@ from hybrid_mm.commands import settings, test, train
 from hybrid_mm.commands.runner import adapt_to_cpu
 from hybrid_mm.commands.settings import set_up_testing, set_up_training
 from hybrid_mm.commands.shared import read_config
+from hybrid_mm.engine import HangGuardHook
 from hybrid_mm.errors import SetupError
 
 
@@ -226,3 +227,5 @@ def test_options_of_hooks_reach_those_of_the_config_or_add_them():
     assert cfg.custom_hooks == [dict(type='hybrid_mm.HangGuardHook', timeout=30), dict(type='EMAHook'),
                                 dict(type='hybrid_mm.ResumeScheduleHook', schedule='old')]
     assert 'custom_hooks' not in trained()
+    for kind in (HangGuardHook, 'hybrid_mm.engine.hooks.hang_guard.HangGuardHook'):  # as a config in pure Python has it
+        assert trained('--hang-timeout', '0', custom_hooks=[dict(type=kind)]).custom_hooks == [dict(type=kind, timeout=0)]

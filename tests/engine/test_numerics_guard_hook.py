@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import mmengine.optim.optimizer.amp_optimizer_wrapper as amp
 import pytest
 import torch
+from mmengine.hooks import CheckpointHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
@@ -117,6 +118,14 @@ def test_weights_and_the_last_checkpoint_are_named(make):
     with pytest.raises(SetupError, match=r'^loss_cls, loss_box are not finite at step 6 in epoch 2; the first module .* is head '
                        r'\(Linear\); .*the weight head.weight is not finite already; .* the last checkpoint is .*epoch_1.pth; '):
         runner.train()
+
+
+def test_the_last_checkpoint_is_found_in_another_folder(make, tmp_path):
+    runner = make('module')
+    checkpoint = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    checkpoint.out_dir, checkpoint.by_epoch = str(tmp_path / 'out'), False
+    message = stop(runner)
+    assert f'the last checkpoint is {tmp_path / "out" / "work" / "epoch_2.pth"}; ' in message
 
 
 def test_a_fault_in_one_of_the_accumulated_batches_is_found(make):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
 
-from hybrid_mm.engine import CheckpointHook, PreemptionHook, RandomStateHook
+from hybrid_mm.engine import CheckpointHook, PreemptionHook, RandomStateHook, ResumeScheduleHook
 
 EPOCHS = dict(by_epoch=True, max_epochs=3, val_interval=1)  # of four steps
 ITERATIONS = dict(by_epoch=False, max_iters=11, val_interval=3)
@@ -83,6 +83,29 @@ def test_a_validation_that_is_cut_runs_first_and_a_finished_one_does_not(train, 
     cut = at[1]
     validations = check_same(train, tmp_path, train_cfg, Signal(batch=(cut, 2)), cut, lambda: (EMAHook(), ))
     assert validations == at[1:]
+
+
+def test_an_epoch_of_another_length_starts_anew_and_no_step_counts_twice(train, tmp_path, toy):
+    with pytest.raises(SystemExit):
+        train(EPOCHS, Signal(step=6), dataset=toy.Dataset(length=8))  # in the middle of the second epoch of four steps
+    steps = []
+
+    class Count(Hook):
+        def after_train_iter(self, runner, **kwargs):
+            steps.append((runner.epoch, runner.iter))
+
+    probe = Signal()
+    train(EPOCHS, ResumeScheduleHook(), Count(), probe, dataset=toy.Dataset(length=12), resume=True)
+    assert steps == [(1, i) for i in range(6, 12)] + [(2, i) for i in range(12, 18)]
+    assert probe.validations == [12, 18]
+
+
+def test_a_finished_validation_is_not_repeated_where_epochs_have_another_length(train, toy):
+    train(dict(EPOCHS, max_epochs=2), dataset=toy.Dataset(length=8))
+    for epochs, length, validations in ((3, 12, [18]), (4, 8, [16])):  # the count of steps goes from 8 to 12, from 18 to 12
+        probe = Signal()
+        train(dict(EPOCHS, max_epochs=epochs), ResumeScheduleHook(), probe, dataset=toy.Dataset(length=length), resume=True)
+        assert probe.validations == validations
 
 
 def test_a_finished_training_has_nothing_to_do(train):

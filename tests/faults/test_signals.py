@@ -1,7 +1,9 @@
 """SIGTERM and SIGUSR1: the training saves behind its step, leaves with status 75, and goes on as if nothing had happened."""
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -123,6 +125,22 @@ def test_a_restarted_process_goes_on_from_checkpoints_of_its_own_job(monkeypatch
     assert not _goes_on(tmp_path)
     os.utime(checkpoint, (2e9, 2e9))
     assert _goes_on(tmp_path)
+    checkpoint.unlink()
+    (tmp_path / 'out' / tmp_path.name).mkdir(parents=True)  # of CheckpointHook(out_dir=...)
+    elsewhere = tmp_path / 'out' / tmp_path.name / 'epoch_1.pth'
+    elsewhere.touch()
+    os.utime(elsewhere, (2e9, 2e9))
+    assert not _goes_on(tmp_path) and _goes_on(tmp_path, str(tmp_path / 'out'))
+
+
+def test_the_first_start_of_a_training_in_a_job_that_was_requeued_counts_as_one(monkeypatch, tmp_path):
+    for name in ('RANK', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    assert not _goes_on(tmp_path)
+    (tmp_path / 'epoch_1.pth').touch()
+    os.utime(tmp_path / 'epoch_1.pth', (2e9, 2e9))
+    assert _goes_on(tmp_path)
 
 
 TORCHRUN = '''#!/usr/bin/env bash
@@ -164,6 +182,22 @@ def test_processes_get_the_signal_of_their_script_and_torchrun_does_not(launch, 
     call = (tmp_path / 'call').read_text()
     assert status == 75 and '--max-restarts=3 ' in call and call.rstrip().endswith('net.py --launcher pytorch --amp')
     assert not (tmp_path / 'got').exists() and not list(tmp_path.glob('tmp*'))
+
+
+def test_a_signal_reaches_torchrun_as_long_as_it_has_no_processes(root, tmp_path):
+    alone = tmp_path / 'alone'
+    alone.write_text(f'#!{sys.executable}\nimport os, pathlib, signal\nsignal.signal(signal.SIGTERM, lambda *_: os._exit(7))\n'
+                     f'pathlib.Path("{tmp_path}/waits").touch()\nwhile True:\n    signal.pause()\n')
+    alone.chmod(0o755)
+    script = subprocess.Popen(['bash', str(root / 'tools' / 'dist_train.sh'), 'net.py', '2'],
+                              env=dict(os.environ, PYTHON=str(alone), TMPDIR=str(tmp_path)))
+    while not (tmp_path / 'waits').exists():
+        time.sleep(0.05)
+    script.send_signal(signal.SIGTERM)
+    try:
+        assert script.wait(timeout=20) == 7
+    finally:
+        subprocess.run(['pkill', '-KILL', '-f', str(alone)], check=False)
 
 
 def test_the_status_of_torchrun_is_that_of_the_script_where_no_process_was_interrupted(launch, tmp_path):

@@ -95,7 +95,7 @@ class CheckpointHook(StockCheckpointHook):
         name = 'the checkpoint' if self._target is None else self._target.name
         poison = first_nonfinite(all_weights(checkpoint))
         if poison:
-            good = find_newest(self._folders(runner))[0]
+            good = find_newest(checkpoint_folders(runner, self))[0]
             raise SetupError(f'the weights are no longer finite after {checkpoint["meta"]["iter"]} iterations: {poison}; '
                              f'{name} is not written, ' + (f'the last good checkpoint is {good}' if good else
                                                            'and there is none before it') + '; lower the learning rate')
@@ -117,7 +117,7 @@ class CheckpointHook(StockCheckpointHook):
     def _choose(self, runner: Runner) -> None:
         """Whether and what to resume from, the same for all processes."""
         if runner._resume and runner._load_from is None and is_main_process():
-            folders = self._folders(runner)
+            folders = checkpoint_folders(runner, self)
             runner._load_from, passed = find_newest(folders)
             for sentence in tell(runner._load_from, passed, folders):
                 runner.logger.warning(sentence)
@@ -170,10 +170,12 @@ class CheckpointHook(StockCheckpointHook):
     def _is_local(self, runner: Runner) -> bool:
         return _is_local(str(self.out_dir or runner.work_dir), self.file_client_args, self.backend_args)
 
-    def _folders(self, runner: Runner) -> List[str]:
-        if hasattr(self, 'file_backend'):  # `before_train` has completed out_dir
-            return list(dict.fromkeys((runner.work_dir, str(self.out_dir))))
-        return folders_of(runner.work_dir, self.out_dir)
+
+def checkpoint_folders(runner: Runner, hook: StockCheckpointHook) -> List[str]:
+    """Where the checkpoints of a hook, also of mmengine's own, lie."""
+    if hasattr(hook, 'file_backend'):  # `before_train` has completed out_dir
+        return list(dict.fromkeys((runner.work_dir, str(hook.out_dir))))
+    return folders_of(runner.work_dir, hook.out_dir)
 
 
 class _Postponing:

@@ -13,6 +13,8 @@ from hybrid_mm.engine.watchdog import Watchdog, group_store, identity, write_sta
 from hybrid_mm.errors import SetupError
 from hybrid_mm.registry import HOOKS
 
+from .batches import is_by_iterations
+
 
 @HOOKS.register_module()
 class HangGuardHook(Hook):
@@ -69,7 +71,7 @@ class HangGuardHook(Hook):
     # Where the process is: iteration; then 0 behind a step, 1 validation or test, 2 metrics, 3 in front of a step, 4 in it.
 
     def before_train_epoch(self, runner: Runner) -> None:
-        passes_over = runner.iter > 0 and _is_by_iterations(runner)
+        passes_over = runner.iter > 0 and is_by_iterations(runner)
         self._move(runner.iter, 3, 0, 'passes over the data of the steps before the interruption' if passes_over else
                    'waits for data', counts=not passes_over)
 
@@ -78,7 +80,7 @@ class HangGuardHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
         self._compiles = False
-        ends = not _is_by_iterations(runner) and batch_idx + 1 == len(runner.train_dataloader)
+        ends = not is_by_iterations(runner) and batch_idx + 1 == len(runner.train_dataloader)
         self._move(runner.iter + 1, 0, 0, 'ends the epoch' if ends else 'waits for data')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -118,10 +120,6 @@ class HangGuardHook(Hook):
     def _move(self, step: int, part: int, batch: int, doing: str, counts: bool = True) -> None:
         if self._watchdog is not None:
             self._watchdog.move((step, part, batch), doing, counts)
-
-
-def _is_by_iterations(runner: Runner) -> bool:
-    return hasattr(runner.train_loop, 'dataloader_iterator')
 
 
 def _frame_of(runner: Runner) -> Optional[FrameType]:

@@ -9,8 +9,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from hybrid_mm.checkpoints.resumable import find_newest, folders_of
+from hybrid_mm.checkpoints.resumable import find_newest
 from hybrid_mm.errors import first_line, shorten
+
+from .batches import is_by_iterations
+from .checkpoint import checkpoint_folders
 
 
 class Finding(NamedTuple):
@@ -57,7 +60,7 @@ def describe(runner: Runner, finding: Finding, cause: str) -> str:
     rank, finding = max(enumerate(findings), key=lambda item: (bool(item[1].terms), bool(item[1].module or item[1].gradient)))
     terms, files, bad_files, weight, largest, module, gradient, failure = finding
     where = f'step {runner.iter + 1}'
-    if not hasattr(runner.train_loop, 'dataloader_iterator'):
+    if not is_by_iterations(runner):
         where += f' in epoch {runner.epoch + 1}'
     if get_world_size() > 1:
         where += f' in process {rank}'
@@ -105,9 +108,9 @@ def image_files(batch: Any) -> List[str]:
 
 def last_checkpoint(runner: Runner) -> Optional[str]:
     """The newest checkpoint of this training."""
-    out_dirs = [hook.out_dir for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    folders = sorted({folder for out_dir in out_dirs or [None] for folder in folders_of(runner.work_dir, out_dir)})
-    return find_newest(folders, resume=False)[0]
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    folders = {runner.work_dir, *(folder for hook in hooks for folder in checkpoint_folders(runner, hook))}
+    return find_newest(sorted(folders), resume=False)[0]
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -15,11 +15,11 @@ from mmengine.runner.base_loop import BaseLoop
 from hybrid_mm.output import whole_file
 from hybrid_mm.registry import HOOKS
 
-from .batches import shield_workers
+from .batches import is_by_iterations, shield_workers
 from .random_state import RandomStateHook
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name))  # Windows lacks the second
 _TWICE_AFTER = 5.  # seconds, in which a launcher and its children are told of one and the same end
 
 
@@ -54,9 +54,11 @@ class PreemptionHook(Hook):
         self._kept: List[str] = []  # names of checkpoints of this hook that are there
         self._writing = self._last = ''  # which is being written, and which is the last of all if it is this hook's
         self._mid_epoch = False
+        self._resumed_at = 0  # iteration of the checkpoint, as it was counted then: ResumeScheduleHook may count otherwise
         self._cuts = False  # validations
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._resumed_at = checkpoint.get('meta', {}).get('iter', 0)
         self._mid_epoch = bool(checkpoint.get('position', {}).get('batch'))
 
     def before_train(self, runner: Runner) -> None:
@@ -140,15 +142,17 @@ class PreemptionHook(Hook):
     def _misses_validation(self, runner: Runner) -> bool:
         """Whether the checkpoint that was resumed is from a moment when a validation was due that did not finish."""
         loop, record = runner.train_loop, Path(runner.work_dir, 'last_validation')
-        if runner.rank == 0 and (runner.iter == 0 or not record.is_file()):
+        if runner.rank == 0 and (runner.iter == 0 or self._mid_epoch or not record.is_file()):  # none is missing so far
             self._record_validation(runner)
         if runner.iter == 0 or self._mid_epoch or not hasattr(loop, '_decide_current_val_interval'):  # a loop of another kind
             return False
-        now, end = (loop.iter, loop.max_iters) if hasattr(loop, 'dataloader_iterator') else (loop.epoch, loop.max_epochs)
+        now, end = (loop.iter, loop.max_iters) if is_by_iterations(runner) else (loop.epoch, loop.max_epochs)
         loop._decide_current_val_interval()
         due = now >= loop.val_begin and (now % loop.val_interval == 0 or now == end)
-        misses = [due and runner.rank == 0 and int(record.read_text()) < runner.iter]
+        misses = [due and runner.rank == 0 and int(record.read_text()) < self._resumed_at]
         broadcast_object_list(misses)
+        if not misses[0]:
+            self._record_validation(runner)  # in the present count
         return misses[0]
 
     def _validate(self, runner: Runner) -> None:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from hybrid_mm.registry import HOOKS
 
-from .batches import Batches, EndlessBatches, in_order, start_late
+from .batches import Batches, EndlessBatches, in_order, is_by_iterations, start_late
 
 
 @HOOKS.register_module()
@@ -70,7 +70,7 @@ class RandomStateHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         if self._batches is None:
             self._put_back()
-        elif not hasattr(runner.train_loop, 'dataloader_iterator'):
+        elif not is_by_iterations(runner):
             self._batches.epoch = runner.epoch
             if not self._offset:  # the data loader draws a seed when an epoch begins, so before that
                 self._put_back()
@@ -105,7 +105,7 @@ class RandomStateHook(Hook):
         if self._batches is not None:
             seed = getattr(self._batches.sampler, 'seed', None)
             checkpoint['position'] = dict(
-                batch=0 if hasattr(runner.train_loop, 'dataloader_iterator') else self._done,
+                batch=0 if is_by_iterations(runner) else self._done,
                 batches=len(self._batches),
                 sampler_seed=seed if isinstance(seed, int) else None)
 

@@ -1,4 +1,5 @@
 """A training that goes on with another schedule than it began with."""
+import itertools
 from typing import Dict, List, Optional
 
 from mmengine.hooks import Hook
@@ -18,6 +19,8 @@ from hybrid_mm.engine.schedules import (
 )
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
+
+from .batches import is_by_iterations
 
 
 @HOOKS.register_module()
@@ -55,10 +58,10 @@ class ResumeScheduleHook(Hook):
         self._epoch_length: Optional[int] = None  # of the training that wrote the checkpoint
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not _is_by_iterations(runner):
+        if not is_by_iterations(runner):
             checkpoint['meta']['epoch_length'] = len(runner.train_dataloader)
         states = checkpoint.get('param_schedulers') or []
-        for state in [*states] if isinstance(states, list) else [state for states in states.values() for state in states]:
+        for state in itertools.chain(*states.values()) if isinstance(states, dict) else states:
             # functions, of OneCycleLR, which torch refuses to load; each scheduler brings its own along
             for key in [key for key, value in state.items() if callable(value)]:
                 del state[key]
@@ -68,7 +71,7 @@ class ResumeScheduleHook(Hook):
         if not (runner._resume and isinstance(runner._train_loop, BaseLoop) and isinstance(runner.optim_wrapper, OptimWrapper)):
             return
         meta = checkpoint['meta']
-        done, end, what = (meta['iter'], runner.max_iters, 'iters') if _is_by_iterations(runner) else (
+        done, end, what = (meta['iter'], runner.max_iters, 'iters') if is_by_iterations(runner) else (
             meta['epoch'], runner.max_epochs, 'epochs')
         if done > end:
             raise SetupError(f'train_cfg.max_{what}={end}, and the checkpoint to resume from has {done} behind it; set '
@@ -88,7 +91,7 @@ class ResumeScheduleHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if not self._fresh:
             return
-        by_iterations = _is_by_iterations(runner)
+        by_iterations = is_by_iterations(runner)
         length = max(runner.iter, 1) if by_iterations else len(runner.train_dataloader)
         moved = [] if by_iterations else self._match_iterations(runner, length)
         found, notes = list(moved), []
@@ -133,22 +136,22 @@ class ResumeScheduleHook(Hook):
         if before == length or not done:
             return []
         loop = runner.train_loop
-        loop._iter = epoch * length + max(done - epoch * before, 0) * length // before
+        loop._iter = epoch * length  # an epoch of another length starts anew, see RandomStateHook
         runner.optim_wrapper.initialize_count_status(runner.model, loop._iter, loop.max_iters)
         return [f'iterations in an epoch {before} -> {length}, so that iteration {done} is now iteration {loop._iter}']
 
     def _say(self, runner: Runner, found: List[str], notes: List[str]) -> None:
         rates = ', '.join(f'{wrapper.param_groups[-1]["lr"]:.6g}' for wrapper, _ in optimizers_of(runner).values())
-        place = f'iteration {runner.iter}' if _is_by_iterations(runner) else f'epoch {runner.epoch}, iteration {runner.iter}'
+        place = f'iteration {runner.iter}' if is_by_iterations(runner) else f'epoch {runner.epoch}, iteration {runner.iter}'
         if found:
             way = ('the schedule of the config is entered' if self.schedule == 'new' else
                    "the schedule of the checkpoint goes on, by schedule='old',")
             notes.insert(0, f'The config is not that of the checkpoint: {"; ".join(found)}. At {place} {way} with the learning '
                          f'rate {rates}.')
-        done, end = (runner.iter, runner.max_iters) if _is_by_iterations(runner) else (runner.epoch, runner.max_epochs)
+        done, end = (runner.iter, runner.max_iters) if is_by_iterations(runner) else (runner.epoch, runner.max_epochs)
         if done >= end:
             notes.append(f'The training has reached its end, {place}; there is nothing to train. For more, set a higher '
-                         f'train_cfg.max_{"iters" if _is_by_iterations(runner) else "epochs"}.')
+                         f'train_cfg.max_{"iters" if is_by_iterations(runner) else "epochs"}.')
         for note in notes:
             runner.logger.warning(note)
 
@@ -172,7 +175,3 @@ def _check_optimizers(runner: Runner, saved: Optional[dict]) -> None:
 
 def _count(sizes: List[int]) -> str:
     return f'{len(sizes)} groups of {shorten(sizes)} parameters' if len(sizes) > 1 else f'{sum(sizes)} parameters in one group'
-
-
-def _is_by_iterations(runner: Runner) -> bool:
-    return hasattr(runner.train_loop, 'dataloader_iterator')
