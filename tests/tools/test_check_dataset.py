@@ -288,6 +288,22 @@ test_cfg = None
     assert [kind for kind, *_ in found(report)] == ['box of negative width or height']
 
 
+def test_a_file_of_two_splits_is_looked_at_for_what_each_of_them_needs(tiny, data):
+    edit(data / COCO.format('val'), lambda content: content['annotations'][0].update(segmentation=[]))
+    Path('config.py').write_text(f'''
+_base_ = [{tiny('detector')!r}]
+val_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')]))
+test_dataloader = val_dataloader
+val_evaluator = dict(metric='bbox')
+test_evaluator = dict(metric='segm')
+''')
+    assert not found(check('config.py', '--split', 'val', '--no-pictures')[1])
+    for split in ('test', 'all'):
+        status, report = check('config.py', '--split', split, '--no-pictures')
+        assert status == 1 and [kind for kind, *_ in found(report)] == ['annotation without segmentation']
+
+
 def test_boxes_below_the_stride_are_counted_after_the_resize(tiny, data):
     def shrink(content):
         for annotation in content['annotations'][:2]:
