@@ -103,6 +103,8 @@ def _first_batch(model: nn.Module, loader: DataLoader, split: str) -> Optional[_
 
 def _detached(dataset: Any) -> Any:
     """A data set whose wrappers and pipelines, which may keep pictures for the next ones, are copies."""
+    if type(dataset).__name__ == '_SlicedDataset':  # mmengine's, for num_batch_per_epoch of a loader; it cannot be copied
+        dataset = dataset._dataset
     dataset = copy.copy(dataset)
     for name, detach in (('dataset', _detached), ('datasets', lambda parts: [_detached(part) for part in parts]),
                          ('pipeline', copy.deepcopy)):
