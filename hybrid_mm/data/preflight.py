@@ -114,8 +114,13 @@ def check_settings(annotations: Any, max_share: Any) -> None:
     """Raise a SetupError where the settings of `hybrid_mm.CheckSetupHook` are none of the allowed ones."""
     if annotations not in ('stop', 'mend'):
         raise SetupError(f"annotations={annotations!r} of hybrid_mm.CheckSetupHook is not allowed; choose 'stop' or 'mend'")
+    check_share(max_share, 'CheckSetupHook')
+
+
+def check_share(max_share: Any, hook: str) -> None:
+    """Raise a SetupError where ``max_share`` of a hook of ours is no share."""
     if isinstance(max_share, bool) or not isinstance(max_share, (int, float)) or not 0 <= max_share <= 1:
-        raise SetupError(f'max_share={max_share!r} of hybrid_mm.CheckSetupHook is not allowed; choose 0 to 1')
+        raise SetupError(f'max_share={max_share!r} of hybrid_mm.{hook} is not allowed; choose 0 to 1')
 
 
 def check_annotations(files: Sequence[AnnotationFile], work_dir: str, annotations: str = 'stop', max_share: float = 0.01,

@@ -83,6 +83,8 @@ def train(run):
 @pytest.mark.parametrize('options, message', [
     (dict(samples='drop'), "samples='drop' of hybrid_mm.DataGuardHook is not allowed; choose from stop, skip"),
     (dict(max_share=1.5), 'max_share=1.5 of hybrid_mm.DataGuardHook is not allowed; choose 0 to 1'),
+    (dict(max_share='1%'), "max_share='1%' of hybrid_mm.DataGuardHook is not allowed; choose 0 to 1"),
+    (dict(max_share=True), 'max_share=True of hybrid_mm.DataGuardHook is not allowed; choose 0 to 1'),
 ])
 def test_settings_that_cannot_be_are_refused(options, message):
     with pytest.raises(SetupError, match=message):

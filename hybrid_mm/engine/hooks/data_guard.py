@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
 from hybrid_mm.data.guarded_pipeline import guard
+from hybrid_mm.data.preflight import check_share
 from hybrid_mm.data.tally import Tally, too_many
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
@@ -38,8 +39,7 @@ class DataGuardHook(Hook):
     def __init__(self, samples: str = 'stop', max_share: float = 0.01) -> None:
         if samples not in ('stop', 'skip'):
             raise SetupError(f'samples={samples!r} of hybrid_mm.DataGuardHook is not allowed; choose from stop, skip')
-        if not 0 <= max_share <= 1:
-            raise SetupError(f'max_share={max_share} of hybrid_mm.DataGuardHook is not allowed; choose 0 to 1')
+        check_share(max_share, 'DataGuardHook')
         self.samples = samples
         self.max_share = max_share
         self._tally: Optional[Tally] = None  # of the training data
