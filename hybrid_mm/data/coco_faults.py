@@ -279,5 +279,7 @@ def _usable(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict) and 'size' in value:
+        value = {'size': value['size'], **value}  # COCO's RLE has the counts first, which are long
     text = repr(value)
     return text if len(text) <= 80 else f'{text[:77]}...'
