@@ -199,7 +199,8 @@ def _judge(file: AnnotationFile, path: Path, with_copy: bool, keep: bool) -> Dic
     try:
         content = read_coco(file.path, file.with_annotations)
     except SetupError as error:
-        return _keep(path, dict(error=str(error))) if keep else dict(error=str(error))
+        passes = isinstance(error.__cause__, OSError)  # such as a disk that does not answer now
+        return _keep(path, dict(error=str(error))) if keep and not passes else dict(error=str(error))
     faults = find_faults(content, file.path, file.masks, file.evaluated)
     faults += sizes_unlike(content['images'], file.path, _sizes(content, file.folder, _LOOKS))
     faults = [fault for fault in faults if fault.severity != ADVICE]

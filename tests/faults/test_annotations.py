@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from hybrid_mm import commands
-from hybrid_mm.data import preflight
+from hybrid_mm.data import coco_faults, preflight
 from hybrid_mm.errors import SetupError
 
 train = partial(commands.main, 'train')
@@ -204,6 +204,19 @@ def test_a_file_that_is_no_json_stops(data, tiny):
     path = data / FILE.format('train')
     path.write_text(path.read_text().replace('"area":', '"area"', 1))
     assert re.search('instances_train2017.json is not a COCO annotation file: it is no JSON', fails(tiny('detector')))
+
+
+def test_a_file_that_cannot_be_read_at_the_moment_is_read_again(data, tiny, monkeypatch):
+    files = preflight.annotation_files(Config.fromfile(tiny('detector')), ['train'])
+
+    def fail(*args, **options):
+        raise OSError(5, 'Input/output error')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coco_faults, 'open', fail, raising=False)
+        with pytest.raises(SetupError, match='instances_train2017.json cannot be read: Input/output error'):
+            preflight.check_annotations(files, 'work')
+    assert preflight.check_annotations(files, 'work') == {}
 
 
 # ---- several processes ----
