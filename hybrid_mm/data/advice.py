@@ -1,8 +1,9 @@
 """What is no error in data, but costs accuracy."""
 import os
 from collections import Counter
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 from mmengine.config import Config
 
 from hybrid_mm.errors import shorten
@@ -104,7 +105,10 @@ def _turned(part: Part) -> List[Fault]:
 def _tiny_boxes(part: Part, cfg: Config) -> List[Fault]:
     """Boxes that the first map of the network sees as less than a cell."""
     assert part.coco is not None
-    stride, scale = _stride(cfg), _scale(part.config.get('pipeline'))
+    stride, scales = _stride(cfg), list(_scales(part.config.get('pipeline')))
+    if None in scales:
+        return []
+    scale = max(scales, key=np.prod, default=None)
     factors = {}
     for image in part.coco['images']:
         try:
@@ -123,7 +127,7 @@ def _tiny_boxes(part: Part, cfg: Config) -> List[Fault]:
             pass
     if not tiny:
         return []
-    resized = f'after the resize to {tuple(scale)}' if scale else 'without a resize'
+    resized = f'after the resize to {scale}' if scale else 'without a resize'
     return [Fault(kinds.TINY, part.file, f'{len(tiny)} of {total} boxes ({len(tiny) / total:.2%}) are smaller than the stride of '
                   f'the first map, {stride} pixels, {resized}; if they matter, give the pipeline a larger scale',
                   tiny[0].get('image_id'), tiny[0].get('id'))]
@@ -141,13 +145,32 @@ def _stride(cfg: Config) -> int:
     return _STRIDE
 
 
-def _scale(pipeline: Any) -> Optional[Sequence[int]]:
-    """Most width and height of a resize that keeps the ratio, None if the pipeline has no such step."""
+def _scales(pipeline: Any) -> Iterator[Optional[Tuple[int, int]]]:
+    """The largest scale of each resize of a pipeline, also of nested ones; None for one of which it cannot be told."""
     for step in pipeline or ():
-        if isinstance(step, dict) and str(step.get('type')).rpartition('.')[2] == 'Resize' and step.get('keep_ratio'):
-            scale = step.get('scale')
-            return scale if isinstance(scale, (list, tuple)) and len(scale) == 2 else None
-    return None
+        if isinstance(step, (list, tuple)):
+            yield from _scales(step)
+        elif isinstance(step, dict):
+            name = str(step.get('type')).rpartition('.')[2]
+            if name in ('Resize', 'RandomResize', 'RandomChoiceResize'):
+                yield _largest_scale(step)
+            elif 'Resize' in name:
+                yield None
+            yield from _scales(step.get('transforms'))
+
+
+def _largest_scale(resize: Mapping[str, Any]) -> Optional[Tuple[int, int]]:
+    """Most width and height of a resize that keeps the ratio."""
+    given = resize.get('scales', resize.get('scale'))
+    is_list = isinstance(given, (list, tuple)) and given and (isinstance(given[0], (list, tuple)) or 'scales' in resize)
+    scales = [(scale, scale) if isinstance(scale, int) else scale for scale in (given if is_list else [given])]
+    are_sides = all(isinstance(scale, (list, tuple)) and len(scale) == 2 and all(type(side) is int and side > 0 for side in scale)
+                    for scale in scales)
+    if not resize.get('keep_ratio') or not are_sides:
+        return None
+    ratio = max(resize.get('ratio_range') or [1])
+    width, height = max(scales, key=np.prod)
+    return int(width * ratio), int(height * ratio)
 
 
 def _without_example(part: Part, pixels: Counter) -> List[Fault]:
