@@ -114,6 +114,9 @@ def restart_workers(loop: BaseLoop) -> None:
     sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
     if isinstance(sampler, InfiniteSampler):
         sampler.indices = sampler._indices_of_rank()
+    for name in ('_aspect_ratio_buckets', '_buckets'):  # of MMDetection's samplers, what the stopped workers would have got next
+        for bucket in getattr(loader.batch_sampler, name, ()):
+            bucket.clear()
     with torch.random.fork_rng(devices=[]):
         batches._iterator = iter(loader)
 
