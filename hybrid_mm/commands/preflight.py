@@ -11,8 +11,14 @@ from mmengine.device import get_device
 from hybrid_mm.checkpoints.contents import check_usable
 from hybrid_mm.checkpoints.fit import starting_weights
 from hybrid_mm.checkpoints.resumable import check_resumable
-from hybrid_mm.data.datasets import (check_categories, dataset_class, evaluators_of, leaf_datasets, read_categories,
-                                     reads_coco_files)
+from hybrid_mm.data.datasets import (
+    check_categories,
+    dataset_class,
+    evaluators_of,
+    leaf_datasets,
+    read_categories,
+    reads_coco_files,
+)
 from hybrid_mm.data.preflight import annotation_files, check_annotations, settings_of, use_copies
 from hybrid_mm.errors import SetupError
 

@@ -9,8 +9,9 @@ from mmengine.config import Config
 from hybrid_mm.errors import shorten
 
 from . import faults as kinds
+from .coco_images import has_name
 from .faults import Fault
-from .parts import Part, has_name
+from .parts import Part
 
 _STRIDE = 4  # of the first map of a feature pyramid, where the config does not say
 
@@ -82,14 +83,14 @@ def map_backend(pipeline: Any) -> str:
 
 def _turned(part: Part) -> List[Fault]:
     """Pictures that OpenCV turns; of no matter where there are neither boxes nor label maps."""
-    images = [image for image in part.coco['images'] if has_name(image)] if part.coco is not None else []
-    sizes = {entry.path: image for entry, image in zip(part.entries, images)}
+    images: List[Any] = [None] * len(part.entries)
+    if part.coco is not None:
+        images = [image for image in part.coco['images'] if has_name(image)]
     found = []
-    for entry, facts in zip(part.entries, part.facts):
+    for entry, facts, image in zip(part.entries, part.facts, images):
         if facts.orientation == 1 or not facts.size or part.coco is None and entry.label_map is None:
             continue
         text = f'has orientation {facts.orientation}'
-        image = sizes.get(entry.path)
         size = (image.get('width'), image.get('height')) if image else facts.map_size
         if size is None or facts.orientation < 5 or facts.size[0] == facts.size[1]:
             text += ('; OpenCV turns it, and whether its annotations are for the turned picture cannot be told; save it again '
@@ -162,7 +163,8 @@ def _scales(pipeline: Any) -> Iterator[Optional[Tuple[int, int]]]:
 def _largest_scale(resize: Mapping[str, Any]) -> Optional[Tuple[int, int]]:
     """Most width and height of a resize that keeps the ratio."""
     given = resize.get('scales', resize.get('scale'))
-    is_list = isinstance(given, (list, tuple)) and given and (isinstance(given[0], (list, tuple)) or 'scales' in resize)
+    is_list = isinstance(given, (list, tuple)) and given and (
+        isinstance(given[0], (list, tuple)) or 'scales' in resize and isinstance(given, list))  # a tuple is one scale
     scales = [(scale, scale) if isinstance(scale, int) else scale for scale in (given if is_list else [given])]
     are_sides = all(isinstance(scale, (list, tuple)) and len(scale) == 2 and all(type(side) is int and side > 0 for side in scale)
                     for scale in scales)

@@ -12,10 +12,10 @@ from hybrid_mm.errors import SetupError, first_line
 from . import advice
 from . import faults as kinds
 from .coco_faults import find_faults, read_coco
-from .coco_images import sizes_unlike
+from .coco_images import has_name, sizes_unlike
 from .datasets import dataset_class, is_evaluated, leaf_datasets, reads_instances, wants_masks
 from .faults import Fault
-from .parts import Entry, Part, has_name
+from .parts import Entry, Part
 from .pictures import LabelMap, read_pictures
 
 

@@ -22,10 +22,9 @@ from hybrid_mm.output import whole_file
 from . import faults as kinds
 from .coco_faults import find_faults, read_coco
 from .coco_fix import mend, write_coco
-from .coco_images import sizes_unlike
+from .coco_images import has_name, sizes_unlike
 from .datasets import dataset_class, evaluators_of, is_evaluated, leaf_datasets, reads_instances, wants_masks
 from .faults import ADVICE, FAULT, Fault, by_kind, ids
-from .parts import has_name
 from .pictures import read_sizes
 
 _VERSION = 1  # of what is found, and of the JSON
@@ -95,10 +94,12 @@ def use_copies(cfg: Config, splits: Sequence[str], copies: Mapping[str, str]) ->
         loader = cfg.get(f'{split}_dataloader')
         for _, leaf in leaf_datasets(loader.dataset, '') if loader is not None else ():
             place = os.path.abspath(os.path.join(leaf.get('data_root') or '', leaf.get('ann_file') or ''))
-            leaf.update(ann_file=by_place[place]) if place in by_place else None
+            if place in by_place:
+                leaf.update(ann_file=by_place[place])
         for evaluator in evaluators_of(cfg, split):
             place = os.path.abspath(evaluator.get('ann_file') or '')
-            evaluator.update(ann_file=by_place[place]) if place in by_place else None
+            if place in by_place:
+                evaluator.update(ann_file=by_place[place])
 
 
 def settings_of(cfg: Config) -> Dict[str, Any]:

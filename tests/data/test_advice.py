@@ -22,19 +22,18 @@ def test_boxes_are_counted_after_the_largest_resize_of_a_multi_scale_training(ro
         '1 of 4 boxes (25.00%) are smaller than the stride of the first map, 4 pixels, after the resize to (800, 1333)']
 
 
-@pytest.mark.parametrize('resize, text', [
-    (dict(type='Resize', scale=(640, 480)), '2 of 4 boxes (50.00%) .* after the resize to (640, 480)'),
-    (dict(type='mmdet.Resize', scale=480), '2 of 4 boxes (50.00%) .* after the resize to (480, 480)'),
-    (dict(type='RandomResize', scale=(640, 480), ratio_range=(0.1, 1.5)), '1 of 4 boxes (25.00%) .* after the resize to (960, 720)'),
-    (dict(type='RandomResize', scale=[(320, 240), (640, 480)]), '2 of 4 boxes (50.00%) .* after the resize to (640, 480)'),
-    (dict(type='RandomChoiceResize', scales=[240, 320]), '3 of 4 boxes (75.00%) .* after the resize to (320, 320)'),
-    (dict(type='RandomFlip', prob=0.5), '2 of 4 boxes (50.00%) .* without a resize'),
-    (dict(type='Resize', scale_factor=2.), None),
-    (dict(type='Resize', scale=(640, 480), keep_ratio=False), None),
-    (dict(type='ResizeShortestEdge', scale=480), None),
+@pytest.mark.parametrize('resize, number, text', [
+    (dict(type='Resize', scale=(640, 480)), 2, 'after the resize to (640, 480)'),
+    (dict(type='mmdet.Resize', scale=480), 2, 'after the resize to (480, 480)'),
+    (dict(type='RandomResize', scale=(640, 480), ratio_range=(0.1, 1.5)), 1, 'after the resize to (960, 720)'),
+    (dict(type='RandomResize', scale=[(320, 240), (640, 480)]), 2, 'after the resize to (640, 480)'),
+    (dict(type='RandomChoiceResize', scales=[240, 320]), 3, 'after the resize to (320, 320)'),
+    (dict(type='RandomFlip', prob=0.5), 2, 'without a resize'),
+    (dict(type='Resize', scale_factor=2.), 0, ''),
+    (dict(type='Resize', scale=(640, 480), keep_ratio=False), 0, ''),
+    (dict(type='ResizeShortestEdge', scale=480), 0, ''),
 ])
-def test_each_resize_is_known_or_nothing_is_said(resize, text):
-    found = tiny_boxes([[dict(type='LoadImageFromFile')], dict(type='RandomApply', transforms=[{'keep_ratio': True, **resize}])])
-    start, _, end = (text or '').partition(' .* ')
-    assert len(found) == (text is not None)
-    assert all(message.startswith(start) and message.endswith(end) for message in found)
+def test_each_resize_is_known_or_nothing_is_said(resize, number, text):
+    pipeline = [[dict(type='LoadImageFromFile')], dict(type='RandomApply', transforms=[{'keep_ratio': True, **resize}])]
+    told = f'{number} of 4 boxes ({number / 4:.2%}) are smaller than the stride of the first map, 4 pixels, {text}'
+    assert tiny_boxes(pipeline) == ([told] if number else [])

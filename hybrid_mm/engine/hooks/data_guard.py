@@ -1,5 +1,5 @@
 """Samples that cannot be used: refused by name, or skipped and counted."""
-from typing import Any, Iterator, List, Optional, Set, Tuple
+from typing import Any, List, Optional, Set
 
 import torch
 from mmengine.dataset import InfiniteSampler
@@ -12,6 +12,8 @@ from hybrid_mm.data.preflight import check_share
 from hybrid_mm.data.tally import Tally, too_many
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
+
+from ..loops import built_loops
 
 _JUDGED = 100  # samples between two validations, at least, before the share is judged
 
@@ -51,7 +53,7 @@ class DataGuardHook(Hook):
         # a head may take another number than 255 for pixels without a class
         self._ignored = [255, *{module.ignore_index for module in runner.model.modules()
                                 if isinstance(getattr(module, 'ignore_index', None), int)}]
-        for split, loop in _built_loops(runner):
+        for split, loop in built_loops(runner):
             if split == 'train':
                 self._tally = Tally(loop.dataloader.num_workers, self.max_share)
                 self._guard_training(loop)
@@ -123,11 +125,3 @@ def restart_workers(loop: BaseLoop) -> None:
 
 def _by_iterations(runner: Runner) -> bool:
     return hasattr(runner.train_loop, 'dataloader_iterator')
-
-
-def _built_loops(runner: Runner) -> Iterator[Tuple[str, BaseLoop]]:
-    """Split and loop of this run; the others are still configs."""
-    for split in ('train', 'val', 'test'):
-        loop = getattr(runner, f'_{split}_loop')
-        if isinstance(loop, BaseLoop):
-            yield split, loop
