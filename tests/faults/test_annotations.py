@@ -115,6 +115,12 @@ def test_what_evaluation_needs_is_asked_of_its_file(data, tiny, missing):
     assert 'instances_val2017.json' in message and f'1 × annotation without {missing}' in message
 
 
+def test_training_alone_needs_no_iscrowd(data, tiny, logged):
+    edit(data, 'train', drop('iscrowd'))
+    files = preflight.annotation_files(Config.fromfile(tiny('detector')), ['train'])
+    assert preflight.check_annotations(files, 'work') == {} and not logged
+
+
 def test_boxes_alone_need_no_masks(data, tiny):
     def no_masks(content, _):
         for annotation in content['annotations']:
@@ -173,6 +179,13 @@ def test_mending_trains_and_evaluates_with_copies_and_tells_each_kind(data, tiny
     assert set(copies) == {'train2017', 'val2017'}
     image = json.loads(copies['train2017'].read_text())['images'][0]
     assert (image['width'], image['height']) == (96, 64)
+    areas = [annotation['area'] for copy in copies.values() for annotation in json.loads(copy.read_text())['annotations']]
+    assert min(areas) > 0
+    name, width, height = next((annotation['id'], *annotation['bbox'][2:]) for annotation in json.loads(
+        (data / FILE.format('train')).read_text())['annotations'] if 'area' not in annotation)
+    area, = [annotation['area'] for annotation in json.loads(copies['train2017'].read_text())['annotations']
+             if annotation['id'] == name]
+    assert area == width * height
     before = {split: len(json.loads((data / FILE.format(split)).read_text())['annotations']) for split in ('train', 'val')}
     assert len(json.loads(copies['train2017'].read_text())['annotations']) == before['train'] - 2
     assert len(json.loads(copies['val2017'].read_text())['annotations']) == before['val']

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from hybrid_mm import commands
@@ -226,6 +227,22 @@ def test_a_head_that_ignores_another_value_is_named(tiny, data):
     assert 'write model.decode_head.ignore_index=255' in message(report, 'value for no class')
 
 
+def test_a_class_that_no_label_map_shows_is_named(tiny, data):
+    before = without_example(tiny('segmentor'))
+    rewrite(data, lambda labels: np.where(labels == 2, 1, labels))
+    assert without_example(tiny('segmentor')) - before == {names(tiny('segmentor'))[1]}
+
+
+def test_pictures_with_label_maps_that_are_in_training_and_in_validation_are_found(tiny, data):
+    train, val = (sorted((data / ADE.replace('annotations/training', f'images/{split}')).iterdir())
+                  for split in ('training', 'validation'))
+    val[0].unlink()  # another name of the file in COCO's layout
+    shutil.copy(train[0], val[0])
+    status, report = check(tiny('segmentor'))
+    assert status == 0
+    assert message(report, 'picture in train and in val or test').startswith(f'{val[0].name}: is the same picture as {train[0]}')
+
+
 # ---- Classification ----
 
 def test_lists_of_a_classifier_are_read_line_by_line(tiny):
@@ -266,6 +283,25 @@ def test_pictures_of_training_that_are_in_validation_are_found_by_content_and_by
     edit(data / COCO.format('val'), lambda content: content['images'][1].update(file_name=train[3].name))
     status, report = check(tiny('detector'), '--no-pictures')
     assert message(report, 'file name in train and in val or test').startswith(f'{train[3].name}: has the name of {train[3]}')
+
+
+def names(config):
+    return Config.fromfile(config).train_dataloader.dataset.metainfo.classes
+
+
+def without_example(config):
+    status, report = check(config, '--split', 'train')
+    told = [fault['message'] for fault in report['faults'] if fault['kind'] == 'class without an example']
+    missing = {name for text in told for name in text.rpartition(' have no example in train: ')[2].split(', ')}
+    assert status == 0 and all(text.startswith(f'{len(missing)} of {len(names(config))} classes have') for text in told)
+    return missing
+
+
+def test_a_class_without_a_box_is_named(tiny, data):
+    before = without_example(tiny('detector'))
+    edit(data / COCO.format('train'), lambda content: content.update(
+        annotations=[annotation for annotation in content['annotations'] if annotation['category_id'] != 1]))
+    assert without_example(tiny('detector')) - before == {names(tiny('detector'))[0]}
 
 
 def test_data_sets_inside_of_wrappers_are_read(tiny, data):
