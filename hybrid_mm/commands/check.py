@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the whole report to a file')
     parser.add_argument('--show', type=int, default=3, metavar='N', help='list the first N of each kind (default: %(default)s)')
     parser.add_argument('--workers', type=int, default=min(8, _cpus()),
-                        help='processes that read pictures, 0 for none beside this one (default: %(default)s)')
+                        help='processes that read pictures, 0 or 1 for none beside this one (default: %(default)s)')
     parser.add_argument('--no-pictures', action='store_true', help='look at annotation files and lists alone')
     return parser
 

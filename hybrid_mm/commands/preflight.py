@@ -11,7 +11,14 @@ from mmengine.device import get_device
 from hybrid_mm.checkpoints.contents import check_usable
 from hybrid_mm.checkpoints.fit import starting_weights
 from hybrid_mm.checkpoints.resumable import check_resumable
-from hybrid_mm.data.datasets import check_categories, dataset_class, leaf_datasets, read_categories, reads_coco_files
+from hybrid_mm.data.datasets import (
+    check_categories,
+    dataset_class,
+    evaluators_of,
+    leaf_datasets,
+    read_categories,
+    reads_coco_files,
+)
 from hybrid_mm.data.preflight import annotation_files, check_annotations, settings_of, use_copies
 from hybrid_mm.errors import SetupError
 
@@ -88,10 +95,11 @@ def check_data(cfg: Config, splits: Sequence[str], annotations: bool = True, kee
     for split in splits:
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-            path, name = evaluator.get('ann_file'), f'{split}_evaluator.ann_file'
-            _check_path(path, name, name)
-            evaluates = evaluator.get('type') == 'CocoMetric' and not evaluator.get('format_only')
-            if evaluates and os.path.isfile(path or ''):
+            name = f'{split}_evaluator.ann_file'
+            _check_path(evaluator.get('ann_file'), name, name)
+        for evaluator in evaluators_of(cfg, split):
+            path = evaluator.get('ann_file') or ''
+            if not evaluator.get('format_only') and os.path.isfile(path):
                 read_categories(path)  # here it has to have annotations
     if annotations:
         work_dir = cfg.get('work_dir')

@@ -1,15 +1,17 @@
 """What is no error in data, but costs accuracy."""
 import os
 from collections import Counter
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 from mmengine.config import Config
 
 from hybrid_mm.errors import shorten
 
 from . import faults as kinds
+from .coco_images import has_name
 from .faults import Fault
-from .parts import Part, has_name
+from .parts import Part
 
 _STRIDE = 4  # of the first map of a feature pyramid, where the config does not say
 
@@ -81,14 +83,14 @@ def map_backend(pipeline: Any) -> str:
 
 def _turned(part: Part) -> List[Fault]:
     """Pictures that OpenCV turns; of no matter where there are neither boxes nor label maps."""
-    images = [image for image in part.coco['images'] if has_name(image)] if part.coco is not None else []
-    sizes = {entry.path: image for entry, image in zip(part.entries, images)}
+    images: List[Any] = [None] * len(part.entries)
+    if part.coco is not None:
+        images = [image for image in part.coco['images'] if has_name(image)]
     found = []
-    for entry, facts in zip(part.entries, part.facts):
+    for entry, facts, image in zip(part.entries, part.facts, images):
         if facts.orientation == 1 or not facts.size or part.coco is None and entry.label_map is None:
             continue
         text = f'has orientation {facts.orientation}'
-        image = sizes.get(entry.path)
         size = (image.get('width'), image.get('height')) if image else facts.map_size
         if size is None or facts.orientation < 5 or facts.size[0] == facts.size[1]:
             text += ('; OpenCV turns it, and whether its annotations are for the turned picture cannot be told; save it again '
@@ -104,7 +106,10 @@ def _turned(part: Part) -> List[Fault]:
 def _tiny_boxes(part: Part, cfg: Config) -> List[Fault]:
     """Boxes that the first map of the network sees as less than a cell."""
     assert part.coco is not None
-    stride, scale = _stride(cfg), _scale(part.config.get('pipeline'))
+    stride, scales = _stride(cfg), list(_scales(part.config.get('pipeline')))
+    if None in scales:
+        return []
+    scale = max(scales, key=np.prod, default=None)
     factors = {}
     for image in part.coco['images']:
         try:
@@ -123,7 +128,7 @@ def _tiny_boxes(part: Part, cfg: Config) -> List[Fault]:
             pass
     if not tiny:
         return []
-    resized = f'after the resize to {tuple(scale)}' if scale else 'without a resize'
+    resized = f'after the resize to {scale}' if scale else 'without a resize'
     return [Fault(kinds.TINY, part.file, f'{len(tiny)} of {total} boxes ({len(tiny) / total:.2%}) are smaller than the stride of '
                   f'the first map, {stride} pixels, {resized}; if they matter, give the pipeline a larger scale',
                   tiny[0].get('image_id'), tiny[0].get('id'))]
@@ -141,13 +146,33 @@ def _stride(cfg: Config) -> int:
     return _STRIDE
 
 
-def _scale(pipeline: Any) -> Optional[Sequence[int]]:
-    """Most width and height of a resize that keeps the ratio, None if the pipeline has no such step."""
+def _scales(pipeline: Any) -> Iterator[Optional[Tuple[int, int]]]:
+    """The largest scale of each resize of a pipeline, also of nested ones; None for one of which it cannot be told."""
     for step in pipeline or ():
-        if isinstance(step, dict) and str(step.get('type')).rpartition('.')[2] == 'Resize' and step.get('keep_ratio'):
-            scale = step.get('scale')
-            return scale if isinstance(scale, (list, tuple)) and len(scale) == 2 else None
-    return None
+        if isinstance(step, (list, tuple)):
+            yield from _scales(step)
+        elif isinstance(step, dict):
+            name = str(step.get('type')).rpartition('.')[2]
+            if name in ('Resize', 'RandomResize', 'RandomChoiceResize'):
+                yield _largest_scale(step)
+            elif 'Resize' in name:
+                yield None
+            yield from _scales(step.get('transforms'))
+
+
+def _largest_scale(resize: Mapping[str, Any]) -> Optional[Tuple[int, int]]:
+    """Most width and height of a resize that keeps the ratio."""
+    given = resize.get('scales', resize.get('scale'))
+    is_list = isinstance(given, (list, tuple)) and given and (
+        isinstance(given[0], (list, tuple)) or 'scales' in resize and isinstance(given, list))  # a tuple is one scale
+    scales = [(scale, scale) if isinstance(scale, int) else scale for scale in (given if is_list else [given])]
+    are_sides = all(isinstance(scale, (list, tuple)) and len(scale) == 2 and all(type(side) is int and side > 0 for side in scale)
+                    for scale in scales)
+    if not resize.get('keep_ratio') or not are_sides:
+        return None
+    ratio = max(resize.get('ratio_range') or [1])
+    width, height = max(scales, key=np.prod)
+    return int(width * ratio), int(height * ratio)
 
 
 def _without_example(part: Part, pixels: Counter) -> List[Fault]:

@@ -34,7 +34,7 @@ def read_coco(path: str, with_annotations: bool = True) -> Dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SetupError(f'{path} is not a COCO annotation file: it is no JSON, or incomplete: {first_line(error)}') from None
     except OSError as error:
-        raise SetupError(f'{path} cannot be read: {error.strerror}') from None
+        raise SetupError(f'{path} cannot be read: {error.strerror}') from error
     needed = ['images', *(['annotations'] if with_annotations else []), 'categories']
     lacking = [key for key in needed if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if lacking or not isinstance(content.get('annotations', []), list):
@@ -279,5 +279,7 @@ def _usable(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict) and 'size' in value:
+        value = {'size': value['size'], **value}  # COCO's RLE has the counts first, which are long
     text = repr(value)
     return text if len(text) <= 80 else f'{text[:77]}...'

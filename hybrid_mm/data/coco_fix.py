@@ -2,7 +2,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from hybrid_mm.output import whole_file
 
 from . import faults as kinds
 from .coco_faults import find_faults
-from .coco_images import is_id, size_of, sizes_unlike
+from .coco_images import is_id, is_image, size_of, sizes_unlike
 from .faults import ADVICE, Fault
 from .rle import run_lengths
 
@@ -75,24 +75,26 @@ def _mend_images(images: Sequence[Any], path: str,
     changes = []
     unlike = sizes_unlike(images, path, stored)
     for row, image in enumerate(images):
-        known = isinstance(image, dict) and is_id(image.get('id')) and image.get('file_name')
-        if known and isinstance(known, str) and size_of(image) is None and known in stored:
+        if is_image(image) and size_of(image) is None and image['file_name'] in stored:
             changes.append(Fault(kinds.IMAGE_KEYS, path, f'images[{row}] has width={image.get("width")}, height='
                                  f'{image.get("height")}; given the size of the picture', image['id']))
-            images[row] = dict(image, width=stored[known][0][0], height=stored[known][0][1])
+            images[row] = _with_size(image, stored)
     for fault in unlike:
-        image = images[fault.row]
-        images[fault.row] = dict(image, width=stored[image['file_name']][0][0], height=stored[image['file_name']][0][1])
+        images[fault.row] = _with_size(images[fault.row], stored)
         changes.append(_told(fault))
     found = find_faults(dict(images=images, categories=[]), path)
     others = {}
-    first = {image['file_name']: image['id'] for image in reversed(images)
-             if isinstance(image, dict) and isinstance(image.get('file_name'), str) and size_of(image) and is_id(image.get('id'))}
+    first = {image['file_name']: image['id'] for image in reversed(images) if is_image(image) and size_of(image)}
     for fault in found:
         if fault.kind is kinds.FILE_TWICE and images[fault.row]['file_name'] in first:
             others[fault.image_id] = first[images[fault.row]['file_name']]
     gone = {fault.row for fault in found}
     return [image for row, image in enumerate(images) if row not in gone], others, changes + [_told(fault) for fault in found]
+
+
+def _with_size(image: Dict[str, Any], stored: Mapping[str, Tuple[Tuple[int, int], int]]) -> Dict[str, Any]:
+    width, height = stored[image['file_name']][0]
+    return dict(image, width=width, height=height)
 
 
 def _mend_categories(categories: Sequence[Any], path: str) -> Tuple[List[dict], Dict[Any, Any], List[Fault]]:
@@ -188,18 +190,16 @@ def _clipped_box(box: Sequence[float], size: Tuple[int, int]) -> List[float]:
 def _clipped_polygon(polygon: Sequence[float], size: Tuple[int, int]) -> List[float]:
     """The part of a polygon inside of the picture, edge of the picture after edge (Sutherland and Hodgman, CACM 17, 1974)."""
     corners = [(float(x), float(y)) for x, y in zip(polygon[::2], polygon[1::2])]
-    edges: List[Tuple[int, float, Callable[[float, float], bool]]] = [
-        (axis, edge, inside) for axis in (0, 1)
-        for edge, inside in ((0., lambda value, edge: value >= edge), (float(size[axis]), lambda value, edge: value <= edge))]
-    for axis, edge, inside in edges:
+    for axis, edge, sign in ((0, 0., 1), (0, float(size[0]), -1), (1, 0., 1), (1, float(size[1]), -1)):
         kept = []
         for before, corner in zip([*corners[-1:], *corners[:-1]], corners):
-            if inside(before[axis], edge) != inside(corner[axis], edge):
+            is_inside = sign * corner[axis] >= sign * edge
+            if is_inside != (sign * before[axis] >= sign * edge):
                 share = (edge - before[axis]) / (corner[axis] - before[axis])
                 crossing = [before[i] + share * (corner[i] - before[i]) for i in (0, 1)]
                 crossing[axis] = edge
                 kept.append((crossing[0], crossing[1]))
-            if inside(corner[axis], edge):
+            if is_inside:
                 kept.append(corner)
         corners = kept
     return [value for corner in corners for value in corner]

@@ -10,10 +10,14 @@ def is_id(value: Any) -> bool:
     return type(value) in (int, str) or type(value) is float and value.is_integer()
 
 
+def has_name(image: Any) -> bool:
+    """Whether an entry names its picture."""
+    return isinstance(image, dict) and isinstance(image.get('file_name'), str) and bool(image['file_name'])
+
+
 def is_image(image: Any) -> bool:
     """Whether an entry has an id, and the name of its picture."""
-    return (isinstance(image, dict) and is_id(image.get('id')) and isinstance(image.get('file_name'), str) and
-            bool(image['file_name']))
+    return has_name(image) and is_id(image.get('id'))
 
 
 def size_of(image: Any) -> Optional[Tuple[int, int]]:

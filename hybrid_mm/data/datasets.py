@@ -21,6 +21,8 @@ def leaf_datasets(dataset: Any, name: str) -> Iterator[Tuple[str, Any]]:
     Yields:
         Name and data set, or config, of each that is no wrapper.
     """
+    if type(dataset).__name__ == '_SlicedDataset':  # mmengine's, for num_batch_per_epoch of a loader
+        dataset = dataset._dataset
     if getattr(dataset, 'dataset', None) is not None:
         yield from leaf_datasets(dataset.dataset, f'{name}.dataset')
     elif getattr(dataset, 'datasets', None) is not None:

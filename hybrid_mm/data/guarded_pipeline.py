@@ -31,8 +31,6 @@ def guard(dataset: Any, name: str, tally: Optional[Tally] = None, skip: bool = F
         ignored: numbers in label maps that are no class.
     """
     for path, leaf in leaf_datasets(dataset, name):
-        while type(leaf).__name__ == '_SlicedDataset':  # mmengine's, for num_batch_per_epoch
-            leaf = leaf._dataset
         pipeline: Any = getattr(leaf, 'pipeline', None)
         if not isinstance(getattr(pipeline, 'transforms', None), list) or isinstance(pipeline, GuardedPipeline):
             continue

@@ -12,10 +12,10 @@ from hybrid_mm.errors import SetupError, first_line
 from . import advice
 from . import faults as kinds
 from .coco_faults import find_faults, read_coco
-from .coco_images import sizes_unlike
+from .coco_images import has_name, sizes_unlike
 from .datasets import dataset_class, is_evaluated, leaf_datasets, reads_instances, wants_masks
 from .faults import Fault
-from .parts import Entry, Part, has_name
+from .parts import Entry, Part
 from .pictures import LabelMap, read_pictures
 
 
@@ -45,13 +45,15 @@ def inspect(cfg: Config, splits: Sequence[str], pictures: bool = True, workers: 
         if loader is None:
             continue
         for name, leaf in leaf_datasets(loader.dataset, f'{split}_dataloader.dataset'):
+            masks = wants_masks(leaf.get('pipeline')) or is_evaluated(cfg, split, 'segm')
+            evaluated = is_evaluated(cfg, split)
             same = [part for part in parts if _source(part.config) == _source(leaf)]
             if same:
                 same[0].splits += [split] if split not in same[0].splits else []
-                same[0].evaluated |= split != 'train' and is_evaluated(cfg, split)
+                same[0].masks |= masks
+                same[0].evaluated |= evaluated
                 continue
-            part = Part([split], name, leaf, masks=wants_masks(leaf.get('pipeline')) or is_evaluated(cfg, split, 'segm'),
-                        evaluated=is_evaluated(cfg, split))
+            part = Part([split], name, leaf, masks=masks, evaluated=evaluated)
             note = _read(part, cfg)
             if note:
                 notes.append(f'{name} was not looked at: {note}')

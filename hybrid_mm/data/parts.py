@@ -2,6 +2,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from .coco_images import has_name
 from .faults import Fault
 from .pictures import Facts, LabelMap
 
@@ -48,8 +49,3 @@ class Part:
         """Sizes as stored and orientations by file name, of a COCO file."""
         names = [image['file_name'] for image in self.coco['images'] if has_name(image)] if self.coco else []
         return {name: (facts.size, facts.orientation) for name, facts in zip(names, self.facts) if facts.size and not facts.fault}
-
-
-def has_name(image: Any) -> bool:
-    """Whether an entry of a COCO file names its picture."""
-    return isinstance(image, dict) and isinstance(image.get('file_name'), str) and bool(image['file_name'])

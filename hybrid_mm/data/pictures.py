@@ -57,9 +57,8 @@ def read_pictures(paths: Sequence[str], maps: Sequence[Optional[LabelMap]], work
             return [look(path, label_map) for path, label_map in progress.over(list(zip(paths, maps)))]
         try:
             with ProcessPoolExecutor(workers, initializer=_one_thread) as pool:
-                for fact in pool.map(look, paths, maps, chunksize=_CHUNK):
+                for fact in progress.over(pool.map(look, paths, maps, chunksize=_CHUNK)):
                     facts.append(fact)
-                    progress.advance()
         except BrokenProcessPool:
             raise SetupError(f'a process that read pictures died, perhaps for lack of memory, near {paths[len(facts)]}; use '
                              'fewer --workers, or 0 to see which picture it is') from None

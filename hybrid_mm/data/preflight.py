@@ -22,10 +22,9 @@ from hybrid_mm.output import whole_file
 from . import faults as kinds
 from .coco_faults import find_faults, read_coco
 from .coco_fix import mend, write_coco
-from .coco_images import sizes_unlike
+from .coco_images import has_name, sizes_unlike
 from .datasets import dataset_class, evaluators_of, is_evaluated, leaf_datasets, reads_instances, wants_masks
 from .faults import ADVICE, FAULT, Fault, by_kind, ids
-from .parts import has_name
 from .pictures import read_sizes
 
 _VERSION = 1  # of what is found, and of the JSON
@@ -95,10 +94,12 @@ def use_copies(cfg: Config, splits: Sequence[str], copies: Mapping[str, str]) ->
         loader = cfg.get(f'{split}_dataloader')
         for _, leaf in leaf_datasets(loader.dataset, '') if loader is not None else ():
             place = os.path.abspath(os.path.join(leaf.get('data_root') or '', leaf.get('ann_file') or ''))
-            leaf.update(ann_file=by_place[place]) if place in by_place else None
+            if place in by_place:
+                leaf.update(ann_file=by_place[place])
         for evaluator in evaluators_of(cfg, split):
             place = os.path.abspath(evaluator.get('ann_file') or '')
-            evaluator.update(ann_file=by_place[place]) if place in by_place else None
+            if place in by_place:
+                evaluator.update(ann_file=by_place[place])
 
 
 def settings_of(cfg: Config) -> Dict[str, Any]:
@@ -117,8 +118,13 @@ def check_settings(annotations: Any, max_share: Any) -> None:
     """Raise a SetupError where the settings of `hybrid_mm.CheckSetupHook` are none of the allowed ones."""
     if annotations not in ('stop', 'mend'):
         raise SetupError(f"annotations={annotations!r} of hybrid_mm.CheckSetupHook is not allowed; choose 'stop' or 'mend'")
+    check_share(max_share, 'CheckSetupHook')
+
+
+def check_share(max_share: Any, hook: str) -> None:
+    """Raise a SetupError where ``max_share`` of a hook of ours is no share."""
     if isinstance(max_share, bool) or not isinstance(max_share, (int, float)) or not 0 <= max_share <= 1:
-        raise SetupError(f'max_share={max_share!r} of hybrid_mm.CheckSetupHook is not allowed; choose 0 to 1')
+        raise SetupError(f'max_share={max_share!r} of hybrid_mm.{hook} is not allowed; choose 0 to 1')
 
 
 def check_annotations(files: Sequence[AnnotationFile], work_dir: str, annotations: str = 'stop', max_share: float = 0.01,
@@ -197,7 +203,8 @@ def _judge(file: AnnotationFile, path: Path, with_copy: bool, keep: bool) -> Dic
     try:
         content = read_coco(file.path, file.with_annotations)
     except SetupError as error:
-        return _keep(path, dict(error=str(error))) if keep else dict(error=str(error))
+        passes = isinstance(error.__cause__, OSError)  # such as a disk that does not answer now
+        return _keep(path, dict(error=str(error))) if keep and not passes else dict(error=str(error))
     faults = find_faults(content, file.path, file.masks, file.evaluated)
     faults += sizes_unlike(content['images'], file.path, _sizes(content, file.folder, _LOOKS))
     faults = [fault for fault in faults if fault.severity != ADVICE]

@@ -16,6 +16,7 @@ from hybrid_mm.errors import SetupError
 from hybrid_mm.failures import Step, explain, one_value
 
 from .hooks.random_state import get_state, set_state
+from .loops import built_loops
 
 _SIDE = 128  # pixels of the picture at most, a multiple of the strides
 _BOXES = 4  # proposals of a region proposal network, which gives 1000
@@ -52,10 +53,7 @@ def check_shapes(runner: Runner, model: nn.Module) -> None:
     states, flags = get_state(), {module: module.training for module in model.modules()}
     tried: Set[int] = set()
     try:
-        for split in ('train', 'val', 'test'):
-            loop = getattr(runner, f'_{split}_loop')
-            if not isinstance(loop, BaseLoop):
-                continue
+        for split, loop in built_loops(runner):
             if len(loop.dataloader) == 0:
                 processes = f' in each of {runner.world_size} processes' if runner.world_size > 1 else ''
                 raise SetupError(f'the {split} data have {len(loop.dataloader.dataset)} pictures, less than one batch of '
@@ -103,6 +101,8 @@ def _first_batch(model: nn.Module, loader: DataLoader, split: str) -> Optional[_
 
 def _detached(dataset: Any) -> Any:
     """A data set whose wrappers and pipelines, which may keep pictures for the next ones, are copies."""
+    if type(dataset).__name__ == '_SlicedDataset':  # mmengine's, for num_batch_per_epoch of a loader; it cannot be copied
+        dataset = dataset._dataset
     dataset = copy.copy(dataset)
     for name, detach in (('dataset', _detached), ('datasets', lambda parts: [_detached(part) for part in parts]),
                          ('pipeline', copy.deepcopy)):

@@ -131,14 +131,16 @@ def test_missing_or_other_detection_data_are_named_with_the_remedy(folder, chang
         check_data(detection(folder, **changes), ('train', ))
 
 
-def test_evaluation_needs_annotations_and_testing_alone_does_not(folder):
+@pytest.mark.parametrize('kind', ['CocoMetric', 'mmdet.CocoMetric'])
+def test_evaluation_needs_annotations_and_testing_alone_does_not(folder, kind):
     path = folder / 'test-dev.json'
     path.write_text('{"images": [], "categories": [{"id": 1, "name": "cat"}]}')
-    metric = dict(type='CocoMetric', ann_file=str(path))
+    metric = dict(type=kind, ann_file=str(path))
     images = dict(ann_file='test-dev.json', test_mode=True)
     check_data(detection(folder, evaluator=dict(metric, format_only=True), **images), ('train', ))
-    with pytest.raises(SetupError, match='test-dev.json is not a COCO annotation file: it lacks annotations'):
-        check_data(detection(folder, evaluator=metric, **images), ('train', ))
+    for look_through in (True, False):
+        with pytest.raises(SetupError, match='test-dev.json is not a COCO annotation file: it lacks annotations'):
+            check_data(detection(folder, evaluator=metric, **images), ('train', ), look_through)
 
 
 @pytest.mark.parametrize('scope, dataset, message', [

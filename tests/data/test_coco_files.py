@@ -134,6 +134,16 @@ def test_what_is_put_in_is_found_with_its_ids_and_nothing_else(content, kind, pl
         assert [other for other in mended['annotations'] if other in others] == others
 
 
+def test_an_rle_of_another_size_is_told_with_its_size():
+    image = dict(id=1, file_name='1.jpg', width=40, height=30)
+    annotation = dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 4, 4], area=16, iscrowd=1,
+                      segmentation=dict(counts=[30] * 40, size=[40, 30]))
+    fault, = find_faults(dict(images=[image], annotations=[annotation], categories=[dict(id=1, name='a')]), 'f', masks=True)
+    assert fault.kind is kinds.RLE_SIZE
+    assert fault.message.startswith("segmentation={'size': [40, 30], 'counts': [30, 30, ")
+    assert fault.message.endswith('... in (width, height)=(40, 30)')
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 60) | st.floats(-60, 60, allow_subnormal=False) |
     st.sampled_from([math.nan, math.inf, -1e308, 1e308, 10**400, 0, 7, '7', 'ä', '']),

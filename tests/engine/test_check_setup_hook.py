@@ -101,6 +101,14 @@ def test_classes_that_the_coco_file_has_otherwise_are_refused_inside_of_a_wrappe
         train(make_runner, dataset=coco(*classes))
 
 
+ONE_BATCH = dict(num_batch_per_epoch=1)
+
+
+def test_classes_of_a_loader_that_takes_a_part_of_its_data_are_compared(make_runner, coco):
+    with pytest.raises(SetupError, match='instances.json has no category dog'):
+        train(make_runner, dataset=coco('a', 'b', 'dog').datasets[0], loading=ONE_BATCH)
+
+
 # ---- Shapes ----
 
 class Pictures(torch.utils.data.Dataset):
@@ -162,6 +170,12 @@ def test_pictures_of_other_channels_are_refused_where_one_can_be_read(make_runne
     message = r'^model.backbone.0 \(Conv2d\) expects 4 channels and gets 3; .* \(seen with pictures of the train data, 3x8x8\)$'
     with pytest.raises(SetupError, match=message):
         train(make_runner, model=Network(4), dataset=Pictures(unreadable=unreadable))
+
+
+def test_pictures_of_a_loader_that_takes_a_part_of_its_data_are_tried(make_runner):
+    assert train(make_runner, model=Network(), dataset=Pictures(), loading=ONE_BATCH).iter == 1
+    with pytest.raises(SetupError, match='expects 4 channels and gets 3; .* .seen with pictures of the train data, 3x8x8.$'):
+        train(make_runner, model=Network(4), dataset=Pictures(), loading=ONE_BATCH)
 
 
 def test_pictures_of_the_validation_are_tried_if_they_have_other_channels(make_runner):

@@ -1,13 +1,17 @@
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import BaseDataset, Compose
+from mmdet.datasets.samplers import AspectRatioBatchSampler
+from mmengine.dataset import BaseDataset, Compose, InfiniteSampler
 from mmengine.hooks import Hook
+from torch.utils.data import DataLoader
 
 from hybrid_mm.data.guarded_pipeline import GuardedPipeline
 from hybrid_mm.engine import DataGuardHook, SetupError
+from hybrid_mm.engine.hooks.data_guard import restart_workers
 
 
 class LoadPoint:
@@ -83,6 +87,8 @@ def train(run):
 @pytest.mark.parametrize('options, message', [
     (dict(samples='drop'), "samples='drop' of hybrid_mm.DataGuardHook is not allowed; choose from stop, skip"),
     (dict(max_share=1.5), 'max_share=1.5 of hybrid_mm.DataGuardHook is not allowed; choose 0 to 1'),
+    (dict(max_share='1%'), "max_share='1%' of hybrid_mm.DataGuardHook is not allowed; choose 0 to 1"),
+    (dict(max_share=True), 'max_share=True of hybrid_mm.DataGuardHook is not allowed; choose 0 to 1'),
 ])
 def test_settings_that_cannot_be_are_refused(options, message):
     with pytest.raises(SetupError, match=message):
@@ -158,6 +164,30 @@ def test_whole_data_train_to_the_same_weights_with_and_without_the_guard(run, tr
         weights.append(runner.model.state_dict())
     assert isinstance(runner.train_dataloader.dataset.pipeline, GuardedPipeline)
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+class Sides(torch.utils.data.Dataset):
+    """One picture of four is higher than wide."""
+
+    def __len__(self):
+        return 8
+
+    def get_data_info(self, index):
+        return dict(width=1 if index % 4 == 0 else 3, height=2)
+
+    def __getitem__(self, index):
+        return index
+
+
+def test_workers_that_start_anew_get_the_batches_of_like_shape_from_the_first_on():
+    batches = AspectRatioBatchSampler(InfiniteSampler(Sides(), shuffle=False, seed=0), 3)
+    loader = DataLoader(Sides(), batch_sampler=batches, num_workers=1)
+    loop = SimpleNamespace(dataloader=loader, dataloader_iterator=SimpleNamespace(_iterator=iter(loader)))
+    restart_workers(loop)
+    restarted = loop.dataloader_iterator._iterator
+    found = [next(restarted).tolist() for _ in range(4)]
+    restarted._shutdown_workers()
+    assert found == [[1, 2, 3], [5, 6, 7], [0, 4, 0], [1, 2, 3]]
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from hybrid_mm import commands
-from hybrid_mm.data import preflight
+from hybrid_mm.data import coco_faults, preflight
 from hybrid_mm.errors import SetupError
 
 train = partial(commands.main, 'train')
@@ -115,6 +115,12 @@ def test_what_evaluation_needs_is_asked_of_its_file(data, tiny, missing):
     assert 'instances_val2017.json' in message and f'1 × annotation without {missing}' in message
 
 
+def test_training_alone_needs_no_iscrowd(data, tiny, logged):
+    edit(data, 'train', drop('iscrowd'))
+    files = preflight.annotation_files(Config.fromfile(tiny('detector')), ['train'])
+    assert preflight.check_annotations(files, 'work') == {} and not logged
+
+
 def test_boxes_alone_need_no_masks(data, tiny):
     def no_masks(content, _):
         for annotation in content['annotations']:
@@ -173,6 +179,13 @@ def test_mending_trains_and_evaluates_with_copies_and_tells_each_kind(data, tiny
     assert set(copies) == {'train2017', 'val2017'}
     image = json.loads(copies['train2017'].read_text())['images'][0]
     assert (image['width'], image['height']) == (96, 64)
+    areas = [annotation['area'] for copy in copies.values() for annotation in json.loads(copy.read_text())['annotations']]
+    assert min(areas) > 0
+    name, width, height = next((annotation['id'], *annotation['bbox'][2:]) for annotation in json.loads(
+        (data / FILE.format('train')).read_text())['annotations'] if 'area' not in annotation)
+    area, = [annotation['area'] for annotation in json.loads(copies['train2017'].read_text())['annotations']
+             if annotation['id'] == name]
+    assert area == width * height
     before = {split: len(json.loads((data / FILE.format(split)).read_text())['annotations']) for split in ('train', 'val')}
     assert len(json.loads(copies['train2017'].read_text())['annotations']) == before['train'] - 2
     assert len(json.loads(copies['val2017'].read_text())['annotations']) == before['val']
@@ -204,6 +217,19 @@ def test_a_file_that_is_no_json_stops(data, tiny):
     path = data / FILE.format('train')
     path.write_text(path.read_text().replace('"area":', '"area"', 1))
     assert re.search('instances_train2017.json is not a COCO annotation file: it is no JSON', fails(tiny('detector')))
+
+
+def test_a_file_that_cannot_be_read_at_the_moment_is_read_again(data, tiny, monkeypatch):
+    files = preflight.annotation_files(Config.fromfile(tiny('detector')), ['train'])
+
+    def fail(*args, **options):
+        raise OSError(5, 'Input/output error')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coco_faults, 'open', fail, raising=False)
+        with pytest.raises(SetupError, match='instances_train2017.json cannot be read: Input/output error'):
+            preflight.check_annotations(files, 'work')
+    assert preflight.check_annotations(files, 'work') == {}
 
 
 # ---- several processes ----

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from hybrid_mm import commands
@@ -226,6 +227,22 @@ def test_a_head_that_ignores_another_value_is_named(tiny, data):
     assert 'write model.decode_head.ignore_index=255' in message(report, 'value for no class')
 
 
+def test_a_class_that_no_label_map_shows_is_named(tiny, data):
+    before = without_example(tiny('segmentor'))
+    rewrite(data, lambda labels: np.where(labels == 2, 1, labels))
+    assert without_example(tiny('segmentor')) - before == {names(tiny('segmentor'))[1]}
+
+
+def test_pictures_with_label_maps_that_are_in_training_and_in_validation_are_found(tiny, data):
+    train, val = (sorted((data / ADE.replace('annotations/training', f'images/{split}')).iterdir())
+                  for split in ('training', 'validation'))
+    val[0].unlink()  # another name of the file in COCO's layout
+    shutil.copy(train[0], val[0])
+    status, report = check(tiny('segmentor'))
+    assert status == 0
+    assert message(report, 'picture in train and in val or test').startswith(f'{val[0].name}: is the same picture as {train[0]}')
+
+
 # ---- Classification ----
 
 def test_lists_of_a_classifier_are_read_line_by_line(tiny):
@@ -268,6 +285,25 @@ def test_pictures_of_training_that_are_in_validation_are_found_by_content_and_by
     assert message(report, 'file name in train and in val or test').startswith(f'{train[3].name}: has the name of {train[3]}')
 
 
+def names(config):
+    return Config.fromfile(config).train_dataloader.dataset.metainfo.classes
+
+
+def without_example(config):
+    status, report = check(config, '--split', 'train')
+    told = [fault['message'] for fault in report['faults'] if fault['kind'] == 'class without an example']
+    missing = {name for text in told for name in text.rpartition(' have no example in train: ')[2].split(', ')}
+    assert status == 0 and all(text.startswith(f'{len(missing)} of {len(names(config))} classes have') for text in told)
+    return missing
+
+
+def test_a_class_without_a_box_is_named(tiny, data):
+    before = without_example(tiny('detector'))
+    edit(data / COCO.format('train'), lambda content: content.update(
+        annotations=[annotation for annotation in content['annotations'] if annotation['category_id'] != 1]))
+    assert without_example(tiny('detector')) - before == {names(tiny('detector'))[0]}
+
+
 def test_data_sets_inside_of_wrappers_are_read(tiny, data):
     Path('config.py').write_text(f'''
 _base_ = [{tiny('detector')!r}]
@@ -286,6 +322,22 @@ test_cfg = None
     status, report = check('config.py')
     assert status == 1 and [part['pictures'] for part in report['data']] == [8, 4]
     assert [kind for kind, *_ in found(report)] == ['box of negative width or height']
+
+
+def test_a_file_of_two_splits_is_looked_at_for_what_each_of_them_needs(tiny, data):
+    edit(data / COCO.format('val'), lambda content: content['annotations'][0].update(segmentation=[]))
+    Path('config.py').write_text(f'''
+_base_ = [{tiny('detector')!r}]
+val_dataloader = dict(dataset=dict(pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')]))
+test_dataloader = val_dataloader
+val_evaluator = dict(metric='bbox')
+test_evaluator = dict(metric='segm')
+''')
+    assert not found(check('config.py', '--split', 'val', '--no-pictures')[1])
+    for split in ('test', 'all'):
+        status, report = check('config.py', '--split', split, '--no-pictures')
+        assert status == 1 and [kind for kind, *_ in found(report)] == ['annotation without segmentation']
 
 
 def test_boxes_below_the_stride_are_counted_after_the_resize(tiny, data):

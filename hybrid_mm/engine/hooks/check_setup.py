@@ -1,5 +1,5 @@
 """Checks between building and training: do data, heads and checkpoint belong together?"""
-from typing import Any, Iterator, Tuple
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -13,6 +13,7 @@ from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.names import check_keys
 from hybrid_mm.registry import HOOKS
 
+from ..loops import built_loops
 from ..trial import check_shapes
 
 
@@ -28,7 +29,8 @@ class CheckSetupHook(Hook):
 
     Args:
         annotations: what to do about faults in a COCO file: ``'stop'``, or ``'mend'`` for training with a copy, in the folder
-            ``annotations`` of the work folder, in which they are left out, clipped or computed.
+            ``annotations`` of the work folder, in which they are left out, clipped or computed. Our tools/test.py evaluates
+            on such a copy, too.
         max_share: faults that the loader leaves out by itself, such as boxes without width, stop only above this share of all
             annotations; below it, there is a warning.
 
@@ -52,7 +54,8 @@ class CheckSetupHook(Hook):
         self._check_annotations(runner)
         model = _unwrap(runner.model)
         first_classes = None
-        for split, dataset in _built_datasets(runner):
+        for split, loop in built_loops(runner):
+            dataset: Any = loop.dataloader.dataset
             if len(dataset) == 0:
                 raise SetupError(f'{split}_dataloader.dataset is empty; check its ann_file, data_prefix and filter_cfg')
             for _, leaf in leaf_datasets(dataset, split):
@@ -71,7 +74,7 @@ class CheckSetupHook(Hook):
 
     def _check_annotations(self, runner: Runner) -> None:
         """Look through COCO files of the config; after our own tools a look at what these have kept."""
-        splits = [split for split, _ in _built_datasets(runner)]
+        splits = [split for split, _ in built_loops(runner)]
         try:
             check_annotations(annotation_files(runner.cfg, splits), runner.work_dir, 'stop', self.max_share)
         except SetupError as error:
@@ -84,14 +87,6 @@ class CheckSetupHook(Hook):
         testing = not isinstance(runner._train_loop, BaseLoop)
         part = 'model' if testing or runner._resume else 'backbone'
         fitting(weights_in(checkpoint), _unwrap(runner.model), runner._load_from or 'to resume from', part, spare_heads=testing)
-
-
-def _built_datasets(runner: Runner) -> Iterator[Tuple[str, Any]]:
-    """Split and data set of the loops of this run; the others are still configs."""
-    for split in ('train', 'val', 'test'):
-        loop = getattr(runner, f'_{split}_loop')
-        if isinstance(loop, BaseLoop):
-            yield split, loop.dataloader.dataset
 
 
 def _unwrap(model: nn.Module) -> nn.Module:

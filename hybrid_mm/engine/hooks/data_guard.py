@@ -1,5 +1,5 @@
 """Samples that cannot be used: refused by name, or skipped and counted."""
-from typing import Any, Iterator, List, Optional, Set, Tuple
+from typing import Any, List, Optional, Set
 
 import torch
 from mmengine.dataset import InfiniteSampler
@@ -8,9 +8,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
 from hybrid_mm.data.guarded_pipeline import guard
+from hybrid_mm.data.preflight import check_share
 from hybrid_mm.data.tally import Tally, too_many
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
+
+from ..loops import built_loops
 
 _JUDGED = 100  # samples between two validations, at least, before the share is judged
 
@@ -38,8 +41,7 @@ class DataGuardHook(Hook):
     def __init__(self, samples: str = 'stop', max_share: float = 0.01) -> None:
         if samples not in ('stop', 'skip'):
             raise SetupError(f'samples={samples!r} of hybrid_mm.DataGuardHook is not allowed; choose from stop, skip')
-        if not 0 <= max_share <= 1:
-            raise SetupError(f'max_share={max_share} of hybrid_mm.DataGuardHook is not allowed; choose 0 to 1')
+        check_share(max_share, 'DataGuardHook')
         self.samples = samples
         self.max_share = max_share
         self._tally: Optional[Tally] = None  # of the training data
@@ -51,7 +53,7 @@ class DataGuardHook(Hook):
         # a head may take another number than 255 for pixels without a class
         self._ignored = [255, *{module.ignore_index for module in runner.model.modules()
                                 if isinstance(getattr(module, 'ignore_index', None), int)}]
-        for split, loop in _built_loops(runner):
+        for split, loop in built_loops(runner):
             if split == 'train':
                 self._tally = Tally(loop.dataloader.num_workers, self.max_share)
                 self._guard_training(loop)
@@ -114,17 +116,12 @@ def restart_workers(loop: BaseLoop) -> None:
     sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
     if isinstance(sampler, InfiniteSampler):
         sampler.indices = sampler._indices_of_rank()
+    for name in ('_aspect_ratio_buckets', '_buckets'):  # of MMDetection's samplers, what the stopped workers would have got next
+        for bucket in getattr(loader.batch_sampler, name, ()):
+            bucket.clear()
     with torch.random.fork_rng(devices=[]):
         batches._iterator = iter(loader)
 
 
 def _by_iterations(runner: Runner) -> bool:
     return hasattr(runner.train_loop, 'dataloader_iterator')
-
-
-def _built_loops(runner: Runner) -> Iterator[Tuple[str, BaseLoop]]:
-    """Split and loop of this run; the others are still configs."""
-    for split in ('train', 'val', 'test'):
-        loop = getattr(runner, f'_{split}_loop')
-        if isinstance(loop, BaseLoop):
-            yield split, loop
