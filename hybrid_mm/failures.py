@@ -19,12 +19,14 @@ Shape = Tuple[int, ...]
 _OF_SIZES = re.compile('must match the size of tensor|Sizes of tensors must match|shapes cannot be multiplied|normalized_shape|'
                        'is invalid for input of size|elements? not |have the same number of dimensions')
 
+_CALLS = ('_wrapped_call_impl', '_call_impl', 'forward')  # what runs where a module is called, the outermost first
+
 
 class Step(NamedTuple):
     """A module that was running."""
     name: str  # as in a config, ``model.neck``, if the network has a backbone; else in the network; empty for the network itself
     module: nn.Module
-    shapes: List[Shape]  # of the tensors that its forward got; none where another method of it was running, such as its loss
+    shapes: List[Shape]  # of the tensors that it was called with; none where another method of it was running, such as its loss
 
     def __str__(self) -> str:
         return f'{self.name} ({type(self.module).__name__})' if self.name else type(self.module).__name__
@@ -45,7 +47,8 @@ def running_modules(error: BaseException, network: Optional[nn.Module] = None) -
         for frame, module in running:
             if not steps or steps[-1].module is not module:
                 steps.append(Step(names.get(id(module), type(module).__name__), module, []))
-            if not steps[-1].shapes and frame.f_code.co_name == 'forward':
+            # a frame behind the first, such as forward's own, may have other things under the names of its arguments
+            if not steps[-1].shapes and frame.f_code.co_name in _CALLS:
                 steps[-1].shapes.extend(_shapes(_arguments(frame)))
     return steps
 

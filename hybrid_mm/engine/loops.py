@@ -10,3 +10,8 @@ def built_loops(runner: Runner) -> Iterator[Tuple[str, BaseLoop]]:
         loop = getattr(runner, f'_{split}_loop')
         if isinstance(loop, BaseLoop):
             yield split, loop
+
+
+def is_by_iterations(runner: Runner) -> bool:
+    """Whether the training counts iterations, not epochs: mmengine's IterBasedTrainLoop and loops like it."""
+    return hasattr(runner.train_loop, 'dataloader_iterator')

@@ -8,15 +8,10 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import numpy as np
 import torch
-from mmengine.runner import Runner, loops
+from mmengine.runner import loops
 from torch.utils.data import DataLoader, get_worker_info
 
 _StockIterator: Any = loops._InfiniteDataloaderIterator
-
-
-def is_by_iterations(runner: Runner) -> bool:
-    """Whether the training counts iterations, not epochs: mmengine's IterBasedTrainLoop and loops like it."""
-    return hasattr(runner.train_loop, 'dataloader_iterator')
 
 
 class Batches:

@@ -13,7 +13,7 @@ from hybrid_mm.data.tally import Tally, too_many
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
 
-from ..loops import built_loops
+from ..loops import built_loops, is_by_iterations
 
 _JUDGED = 100  # samples between two validations, at least, before the share is judged
 
@@ -65,13 +65,13 @@ class DataGuardHook(Hook):
         self._guard_training(runner.train_loop)  # once more, where a hook has changed the pipeline
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if not _by_iterations(runner):
+        if not is_by_iterations(runner):
             self._report(runner, f'epoch {runner.epoch + 1}')
         elif runner.val_loop is None:
             self._report(runner, f'the iterations up to {runner.iter}')
 
     def before_val(self, runner: Runner) -> None:
-        if self._tally is not None and _by_iterations(runner):
+        if self._tally is not None and is_by_iterations(runner):
             self._report(runner, f'the iterations up to {runner.iter}')
 
     def _guard_training(self, loop: BaseLoop) -> None:
@@ -94,7 +94,7 @@ class DataGuardHook(Hook):
         self._named.update(fresh)
         runner.logger.info(f'{skipped} of {seen} samples in {where} skipped{": " if fresh else ""}{shorten(fresh, 20)}')
         seen, skipped, _ = (counts - self._judged).tolist()
-        if not _by_iterations(runner) or seen >= _JUDGED:
+        if not is_by_iterations(runner) or seen >= _JUDGED:
             self._judged = counts
             if skipped > self.max_share * seen:
                 raise SetupError(too_many(skipped, seen, self.max_share, texts[0] if texts else 'see the log'))
@@ -121,7 +121,3 @@ def restart_workers(loop: BaseLoop) -> None:
             bucket.clear()
     with torch.random.fork_rng(devices=[]):
         batches._iterator = iter(loader)
-
-
-def _by_iterations(runner: Runner) -> bool:
-    return hasattr(runner.train_loop, 'dataloader_iterator')

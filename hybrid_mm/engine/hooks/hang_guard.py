@@ -13,7 +13,7 @@ from hybrid_mm.engine.watchdog import Watchdog, group_store, identity, write_sta
 from hybrid_mm.errors import SetupError
 from hybrid_mm.registry import HOOKS
 
-from .batches import is_by_iterations
+from ..loops import is_by_iterations
 
 
 @HOOKS.register_module()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hybrid_mm.checkpoints.resumable import find_newest
 from hybrid_mm.errors import first_line, shorten
 
-from .batches import is_by_iterations
+from ..loops import is_by_iterations
 from .checkpoint import checkpoint_folders
 
 

@@ -15,7 +15,8 @@ from mmengine.runner.base_loop import BaseLoop
 from hybrid_mm.output import whole_file
 from hybrid_mm.registry import HOOKS
 
-from .batches import is_by_iterations, shield_workers
+from ..loops import is_by_iterations
+from .batches import shield_workers
 from .random_state import RandomStateHook
 
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again

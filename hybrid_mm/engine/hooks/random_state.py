@@ -10,7 +10,8 @@ from mmengine.runner import Runner
 
 from hybrid_mm.registry import HOOKS
 
-from .batches import Batches, EndlessBatches, in_order, is_by_iterations, start_late
+from ..loops import is_by_iterations
+from .batches import Batches, EndlessBatches, in_order, start_late
 
 
 @HOOKS.register_module()

@@ -20,7 +20,7 @@ from hybrid_mm.engine.schedules import (
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.registry import HOOKS
 
-from .batches import is_by_iterations
+from ..loops import is_by_iterations
 
 
 @HOOKS.register_module()
