@@ -52,8 +52,8 @@ def _paths(cfg: Config) -> List[Tuple[str, str]]:
     """Name and value of each path that data sets and evaluators read their data from, those below another path left out."""
     found = []
     for split in _SPLITS:
-        loader, evaluators = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator') or []
-        for name, leaf in leaf_datasets(loader.dataset, f'{split}_dataloader.dataset') if loader is not None else ():
+        dataset, evaluators = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}, cfg.get(f'{split}_evaluator') or []
+        for name, leaf in leaf_datasets(dataset, f'{split}_dataloader.dataset'):
             key = 'data_root' if leaf.get('data_root') else 'ann_file'
             found.append((f'{name}.{key}', leaf.get(key)))
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:

@@ -2,7 +2,7 @@
 import argparse
 
 import pytest
-from configs.shipped import LEAVES, PUBLISHED, REAL, for_each, load
+from configs.shipped import LEAVES, REAL, for_each, load
 from mmengine.config import Config, ConfigDict
 
 import hybrid_mm
@@ -12,9 +12,9 @@ from hybrid_mm.commands.data_root import replace_data_root
 from hybrid_mm.errors import SetupError
 from hybrid_mm.names import walk
 
-KINDS = [REAL[0], REAL[-1], PUBLISHED[0], 'maskrcnn_transcnn_b.py', 'upernet_glit_b.py', 'cascade_maskrcnn_parc_r50_3x.py',
-         'maskrcnn_parc_r50_shapes.py', 'upernet_setformer_m_shapes.py', 'upernet_glit_shapes_search.py',
-         'imagenet_glit_t_details.py']
+KINDS = ['fasterrcnn_r50_bccd.py', 'maskrcnn_glit_t_dsb2018_full.py', 'upernet_hatnet_t_camvid.py', 'maskrcnn_transcnn_b.py',
+         'upernet_glit_b.py', 'cascade_maskrcnn_parc_r50_3x.py', 'maskrcnn_parc_r50_shapes.py', 'upernet_setformer_m_shapes.py',
+         'upernet_glit_shapes_search.py', 'imagenet_glit_t_details.py']
 
 
 def texts(cfg):
@@ -149,3 +149,9 @@ def test_a_command_without_data_has_no_such_option():
     parser = argparse.ArgumentParser()
     shared.add_config(parser)
     assert not hasattr(parser.parse_args(['a.py']), 'data_root')
+
+
+def test_what_is_no_config_of_data_is_left_to_the_checks_behind_it(small, tmp_path):
+    small.train_dataloader = dict(batch_size=2)
+    replace_data_root(small, str(tmp_path))
+    assert small.val_dataloader.dataset.dataset.data_root == f'{tmp_path}/' and small.train_dataloader == dict(batch_size=2)
