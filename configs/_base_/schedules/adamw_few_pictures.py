@@ -1,5 +1,6 @@
 # AdamW for a few hundred photographs, from random weights
 max_iters = 2000
+drop_path_rate = 0.0  # of all backbones that have it
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),

@@ -1,0 +1,2 @@
+# The recipe for one GPU
+_base_ = ['fasterrcnn_bccd.py']

@@ -1,0 +1,2 @@
+# The recipe for one GPU
+_base_ = ['upernet_camvid.py']
