@@ -5,6 +5,7 @@ import re
 import sys
 
 import cv2
+import mmengine.config.config
 import numpy as np
 import pytest
 import torch
@@ -13,14 +14,15 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from benchmarks.real_pictures import command, meter, noise, page, records, training
+from benchmarks.real_pictures import command, meter, noise, page, records, runs, training
 from benchmarks.real_pictures.catalogue import EXPERIMENTS, MAIN, NETWORKS, PAIRS, TASKS, Pair
 from benchmarks.real_pictures.efficientnet_lite import EfficientNetLite0
 from benchmarks.real_pictures.runs import Run, check_pair, prepare, runs_of_experiments, with_sources
 from hybrid_mm.engine import CheckpointHook
 from hybrid_mm.networks import build_model
 
-SMALL = ['--cfg-options', 'train_dataloader.batch_size=2', 'default_hooks.checkpoint.save_optimizer=False']
+SMALL = ['--cfg-options', 'train_dataloader.batch_size=2', 'default_hooks.checkpoint.save_optimizer=False',
+         'default_hooks.checkpoint.interval=2']
 
 # A training of two steps, which writes what the real one leaves, and an evaluation; files beside them say what happens.
 STUB = '''
@@ -46,18 +48,18 @@ if (here / 'stop').exists():
     time.sleep(60)
 assert '--resume' in words
 (work / 'iter_2.pth').touch()
-(work / 'training.json').write_text(json.dumps(dict(seconds=4., parts=1, memory_mib=100, steps=2, torch='x')))
+(work / 'training.json').write_text(json.dumps(dict(seconds=4., samples=4, parts=1, memory_mib=100, steps=2, torch='x')))
 '''
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Two pictures of each part of the three sets."""
+    """Two pictures for training and one of each other part of the three sets."""
     folder, rng, (height, width) = tmp_path_factory.mktemp('real'), np.random.default_rng(0), (96, 128)
     for part in ('train', 'val', 'test'):
         for name in ('images', 'annotations'):
             (folder / 'camvid' / name / part).mkdir(parents=True)
-        for i in range(2):
+        for i in range(1 + (part == 'train')):
             labels = rng.integers(0, 11, (height // 8, width // 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
             cv2.imwrite(str(folder / 'camvid' / 'annotations' / part / f'{part}{i}.png'), labels)
             cv2.imwrite(str(folder / 'camvid' / 'images' / part / f'{part}{i}.jpg'), np.stack([labels * 20] * 3, -1) + i)
@@ -67,7 +69,7 @@ def data(tmp_path_factory):
         for part in parts:
             (folder / name / part).mkdir()
             images, annotations = [], []
-            for i in range(2):
+            for i in range(1 + (part == 'train')):
                 picture = np.full((height, width, 3), 40 + i, np.uint8)
                 for j in range(3):
                     x, y = 8 + 40 * j, 20 + 10 * i
@@ -137,9 +139,16 @@ def results(tmp_path):
 
 def test_two_steps_end_with_a_record_and_are_not_run_again(benchmark, tmp_path, root, run_in_forks, monkeypatch):
     def in_fork(self, words, log, threads, lock):
-        if run_in_forks([['python', *map(str, words)]], root, log, log):
+        if run_in_forks([['python', *map(str, words)]], root, log, log, PYTHONPATH=str(tmp_path)):
             raise training.Failed(log.read_text()[-3000:])
 
+    # mmengine formats a config whenever it writes one, which takes longer than the rest of these runs
+    (tmp_path / 'as_it_is.py').write_text('import mmengine.config.config as c\nc.FormatCode = lambda text, **_: (text, True)\n')
+    monkeypatch.setattr(mmengine.config.config, 'FormatCode', mmengine.config.config.FormatCode)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(NETWORKS, 'parc_mbv2', NETWORKS['parc_mbv2']._replace(
+        changes=dict(custom_imports=dict(imports=['as_it_is']))))
+    monkeypatch.setattr(runs, '_PREPARED', {})
     monkeypatch.setattr(training.Workers, 'run', in_fork)
     status, out = benchmark(*SMALL)
     assert status == 0 and len(re.findall('minutes of training', out)) == 3, out
@@ -225,7 +234,7 @@ class Line(BaseModel):
         self.layer = nn.Linear(1, 1)
 
     def forward(self, inputs, mode='tensor'):
-        return dict(loss=self.layer(torch.stack(inputs)).sum())
+        return dict(loss=self.layer(torch.stack(inputs['inputs'])).sum())
 
     def train_step(self, data, optim_wrapper):
         loss = self(data)['loss']
@@ -244,9 +253,9 @@ def test_times_of_a_killed_training_are_added_up_and_lost_steps_count_once(tmp_p
     monkeypatch.setattr(meter.time, 'perf_counter', lambda: next(clock))
 
     def train(*hooks, resume=False):
-        data = [torch.ones(1) for _ in range(8)]
+        data = [dict(inputs=torch.ones(1))] * 8
         runner = Runner(
-            Line(), str(tmp_path), dict(batch_size=1, sampler=dict(type='InfiniteSampler'), dataset=data), resume=resume,
+            Line(), str(tmp_path), dict(batch_size=2, sampler=dict(type='InfiniteSampler'), dataset=data), resume=resume,
             train_cfg=dict(by_epoch=False, max_iters=8), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.)),
             default_hooks=dict(timer=None, logger=None, checkpoint=CheckpointHook(interval=3, by_epoch=False, max_keep_ckpts=1)),
             custom_hooks=[meter.TrainingMeter(), *hooks], experiment_name=f'{resume}', log_level='ERROR')
@@ -257,7 +266,7 @@ def test_times_of_a_killed_training_are_added_up_and_lost_steps_count_once(tmp_p
     assert not (tmp_path / meter.FILE).exists()
     train(resume=True)
     measured = json.loads((tmp_path / meter.FILE).read_text())
-    assert measured['seconds'] == 8 and measured['steps'] == 8  # three and five steps of a second
+    assert measured['seconds'] == 8 and measured['steps'] == 8 and measured['samples'] == 16  # three and five steps of a second
     assert measured['parts'] == 2 and measured['memory_mib'] > 50
 
 
@@ -283,12 +292,12 @@ def test_every_family_of_ours_has_a_pair_of_equal_costs():
 
 
 def test_runs_that_start_from_others_come_behind_these():
-    runs = runs_of_experiments(list(EXPERIMENTS), list(TASKS), None, 'short', [0, 1], None)
-    ordered = with_sources(runs)
-    assert len(ordered) == len(set(ordered)) and set(runs) < set(ordered)
-    for run in runs:
+    chosen = runs_of_experiments(list(EXPERIMENTS), list(TASKS), None, 'short', [0, 1], None)
+    ordered = with_sources(chosen)
+    assert len(ordered) == len(set(ordered)) and set(chosen) < set(ordered)
+    for run in chosen:
         assert run.source is None or ordered.index(run.source) < ordered.index(run)
-    assert {run.source.task for run in runs if run.source} == {'shapes_camvid', 'shapes_dsb2018', 'camvid', 'dsb2018'}
+    assert {run.source.task for run in chosen if run.source} == {'shapes_camvid', 'shapes_dsb2018', 'camvid', 'dsb2018'}
 
 
 def test_what_tells_classes_apart_does_not_go_from_one_set_to_another():

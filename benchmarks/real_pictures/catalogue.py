@@ -25,7 +25,8 @@ TASKS = {
 }
 
 # Drawn shapes, for pre-training: the heads and the recipe of a task, with the pictures of tools/datasets/make_shapes.py.
-SHAPES = dict(train=2000, val=100, size=(192, 256), seed=0)
+_SHAPES_SIZE = 192, 256
+SHAPES: Dict[str, Any] = dict(train=2000, val=100, size=_SHAPES_SIZE, seed=0)
 SHAPES_CLASSES = ('disc', 'triangle', 'striped square', 'checked diamond')
 
 
@@ -42,13 +43,13 @@ def _drawn_instances(part: str) -> Dict[str, Any]:
 
 PRETRAINING_TASKS = {
     'shapes_camvid': TASKS['camvid']._replace(
-        title='drawn shapes, as CamVid', folder='shapes/ade/ADEChallengeData2016', size=SHAPES['size'], part='val',
+        title='drawn shapes, as CamVid', folder='shapes/ade/ADEChallengeData2016', size=_SHAPES_SIZE, part='val',
         validates=False, changes=dict(
             model=dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5)),
             train_dataloader=_drawn_maps('training'), val_dataloader=_drawn_maps('validation'),
             test_dataloader=_drawn_maps('validation'))),
     'shapes_dsb2018': TASKS['dsb2018']._replace(
-        title='drawn shapes, as Data Science Bowl 2018', folder='shapes/coco', size=SHAPES['size'], changes=dict(
+        title='drawn shapes, as Data Science Bowl 2018', folder='shapes/coco', size=_SHAPES_SIZE, changes=dict(
             model=dict(roi_head=dict(bbox_head=dict(num_classes=4), mask_head=dict(num_classes=4))),
             train_dataloader=_drawn_instances('train2017'), val_dataloader=_drawn_instances('val2017'),
             test_dataloader=_drawn_instances('val2017'),

@@ -7,7 +7,7 @@ docs/real_pictures.md says where the pictures are from, and how they are laid ou
 import argparse
 import statistics
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Set, Tuple
 
 from hybrid_mm.commands import one_sentence
 from hybrid_mm.compat import flush_denormals, mend_torchvision
@@ -106,7 +106,8 @@ def _chosen(args: argparse.Namespace) -> List[Run]:
             for seed in (seeds[:1] if auto else seeds) for task in args.tasks for network in args.networks or MAIN]
 
 
-def _ordered(runs: Sequence[Run]):
+def _ordered(runs: Sequence[Run]) -> Tuple[List[Run], Set[Run]]:
+    """Those that others start from first, and which these are."""
     return with_sources(runs), {run.source for run in runs if run.source is not None}
 
 

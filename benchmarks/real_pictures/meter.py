@@ -30,16 +30,17 @@ class TrainingMeter(Hook):
     priority = 'LOW'  # in front of the hooks that write checkpoints
 
     def before_train(self, runner: Runner) -> None:
-        self.state: Dict[str, Any] = dict(seconds=0., parts=0, memory_mib=0)
+        self.state: Dict[str, Any] = dict(seconds=0., samples=0, parts=0, memory_mib=0)
         self.state.update(runner.message_hub.runtime_info.get(_KEY) or {})
         self.state['parts'] += 1
         runner.message_hub.update_info(_KEY, self.state)  # which is written with each checkpoint
         self.clock = time.perf_counter()
 
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         now = time.perf_counter()
         self.state['seconds'] += now - self.clock
         self.clock = now
+        self.state['samples'] += len(data_batch['inputs'])
         if (runner.iter + 1) % 50 == 0 or runner.iter + 1 == runner.max_iters:
             self.state['memory_mib'] = max(self.state['memory_mib'], resident_mib())
 

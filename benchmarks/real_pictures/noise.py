@@ -1,7 +1,7 @@
 """Seeds, and which differences count: one below two standard deviations is none."""
 import math
 import statistics
-from typing import Dict, Hashable, Iterable, List, Optional, Sequence
+from typing import Dict, Iterable, List, Optional
 
 from .records import Record
 
@@ -16,13 +16,13 @@ def by_network(records: Iterable[Record], metric: str) -> Dict[str, Dict[int, fl
     return out
 
 
-def pooled(groups: Iterable[Sequence[float]]) -> Optional[float]:
+def pooled(groups: Iterable[Iterable[float]]) -> Optional[float]:
     """The standard deviation within groups, of all that have two values or more; None if none has."""
-    groups = [list(group) for group in groups if len(group) > 1]
-    if not groups:
+    several = [group for group in map(list, groups) if len(group) > 1]
+    if not several:
         return None
-    squares = sum(statistics.variance(group) * (len(group) - 1) for group in groups)
-    return math.sqrt(squares / sum(len(group) - 1 for group in groups))
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in several)
+    return math.sqrt(squares / sum(len(group) - 1 for group in several))
 
 
 def counts(difference: float, deviation: Optional[float]) -> bool:
@@ -38,6 +38,7 @@ def verdict(difference: float, deviation: Optional[float], digits: int) -> str:
     return f'{"better" if difference > 0 else "behind"} by {abs(difference):.{digits}f}'
 
 
-def shared(ours: Dict[Hashable, float], others: Dict[Hashable, float]) -> List[Hashable]:
-    """Seeds that both have."""
-    return sorted(set(ours) & set(others))  # type: ignore[type-var]
+def shared(ours: Dict[int, float], others: Dict[int, float]) -> List[Dict[int, float]]:
+    """The values of both for the seeds that both have."""
+    seeds = sorted(set(ours) & set(others))
+    return [{seed: side[seed] for seed in seeds} for side in (ours, others)]

@@ -160,15 +160,13 @@ def pairs_table(groups: Sequence[Group]) -> str:
     rows = []
     for group in groups:
         for pair in PAIRS:
-            ours, others = group.scores(pair.ours), group.scores(pair.baseline)
-            seeds = noise.shared(ours, others)
-            if not seeds:
+            ours, others = noise.shared(group.scores(pair.ours), group.scores(pair.baseline))
+            if not ours:
                 continue
-            ours, others = ({seed: side[seed] for seed in seeds} for side in (ours, others))
             macs = [next(each['backbone_macs'] for each in group if each['network'] == name)
                     for name in (pair.ours, pair.baseline)]
             rows.append([group.title, NETWORKS[pair.ours].title, NETWORKS[pair.baseline].title, pair.claim,
-                         f'{macs[0] / 1e9:.2f} / {macs[1] / 1e9:.2f} ({macs[1] / macs[0] - 1:+.0%})', len(seeds),
+                         f'{macs[0] / 1e9:.2f} / {macs[1] / 1e9:.2f} ({macs[1] / macs[0] - 1:+.0%})', len(ours),
                          *_comparison(group, ours, others)])
     head = ['task', 'ours', 'baseline', 'what is compared', 'MACs of the backbones, G', 'seeds', 'ours', 'baseline', 'verdict']
     return table(head, rows)
@@ -179,13 +177,12 @@ def experiments_table(groups: Sequence[Group], records: Sequence[Record]) -> str
     for group in groups:
         starts = sorted({(each['network'], each['pretraining']) for each in group if each['pretraining'] != 'none'})
         for network, start in starts:
-            having, without = group.scores(network, start), group.scores(network)
-            seeds = noise.shared(having, without)
-            if seeds:
-                having, without = ({seed: side[seed] for seed in seeds} for side in (having, without))
+            having, without = noise.shared(group.scores(network, start), group.scores(network))
+            if not having:  # nothing to compare with yet
+                having = group.scores(network, start)
             before = '' if start == 'imagenet' else _minutes_before(records, group, network, start)
-            rows.append([group.title, NETWORKS[network].title, _start(start), before, len(seeds or having),
-                         *(_comparison(group, having, without) if seeds else [_values(having, group.task.digits), '', ''])])
+            rows.append([group.title, NETWORKS[network].title, _start(start), before, len(having),
+                         *(_comparison(group, having, without) if without else [_values(having, group.task.digits), '', ''])])
     head = ['task', 'network', 'starts from', 'minutes of training before', 'seeds', 'with', 'without', 'verdict']
     return table(head, rows)
 

@@ -108,7 +108,8 @@ def _prepare(run: Run, options: Sequence[str]) -> Prepared:
 
 def _of_network(cfg: Config, run: Run) -> Dict[str, Any]:
     """What a network that is not in the configs changes in that of another."""
-    network, model = NETWORKS[run.network], {}
+    network = NETWORKS[run.network]
+    model: Dict[str, Any] = {}
     if network.backbone is not None:
         model['backbone'] = dict(network.backbone)
         if network.backbone.get('_delete_') and network.group == 'baseline':  # stochastic depth is the recipe's

@@ -265,8 +265,7 @@ def _record(run: Run, settings: Settings, prepared: Prepared, measured: Dict[str
         parameters=cost.total.parameters, macs=cost.total.column(), backbone_parameters=backbone.parameters,
         backbone_macs=backbone.column(), size=list(task.size), metrics=_plain(metrics), val=val and _plain(val),
         training_seconds=round(seconds, 1), seconds_a_step=round(seconds / prepared.steps, 4),
-        samples=prepared.steps * prepared.config.train_dataloader.batch_size, options=list(settings.options),
-        threads=settings.threads, jobs=settings.jobs, date=str(date.today()))
+        options=list(settings.options), threads=settings.threads, jobs=settings.jobs, date=str(date.today()))
 
 
 def _plain(values: Dict[str, Any]) -> Dict[str, Any]:
