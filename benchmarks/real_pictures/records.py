@@ -61,6 +61,10 @@ def machine() -> Dict[str, Any]:
     cpuinfo = Path('/proc/cpuinfo')
     names = [line.split(':', 1)[1].strip() for line in cpuinfo.read_text().splitlines()
              if line.startswith('model name')] if cpuinfo.exists() else []
-    words = ['git', 'describe', '--always', '--dirty', '--exclude', '*']
-    commit = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    return dict(machine=names[0] if names else platform.processor() or platform.machine(), cores=os.cpu_count(), commit=commit)
+    changed = _git('status', '--porcelain', '-uno', '--', 'benchmarks/real_pictures', 'configs', 'hybrid_mm', 'tools')
+    return dict(machine=names[0] if names else platform.processor() or platform.machine(), cores=os.cpu_count(),
+                commit=_git('rev-parse', '--short', 'HEAD') + ('+' if changed else ''))
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(['git', *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()

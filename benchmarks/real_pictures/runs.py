@@ -51,15 +51,15 @@ class Run(NamedTuple):
 class Prepared(NamedTuple):
     """The config of a run."""
     config: Config
-    changes: Dict[str, Any]  # to the shipped one
-    base: Path  # the shipped one
     steps: int
     fingerprint: str  # of all settings; not of the place of the data
 
     def write(self, path: Path) -> None:
-        texts = [f'{name} = {pformat(value, sort_dicts=False, width=120)}' for name, value in self.changes.items()]
+        """Without a base, so that a change of the shipped configs in the meantime changes nothing."""
+        texts = [f'{name} = {pformat(value, sort_dicts=False, width=120)}\n'
+                 for name, value in self.config._cfg_dict.to_dict().items()]
         with whole_file(path) as partial:
-            partial.write_text('\n'.join([f'_base_ = [{str(self.base)!r}]', *texts, '']))
+            partial.write_text(''.join(texts))
 
 
 _PREPARED: Dict[Any, Prepared] = {}
@@ -100,10 +100,10 @@ def _prepare(run: Run, options: Sequence[str]) -> Prepared:
                  checkpoint=dict(by_epoch=False, interval=max(steps // 10, 1), max_keep_ckpts=1, save_best=None)),
              test_evaluator=dict(type='IoUOfEachClass') if cfg.default_scope == 'mmseg' else dict(classwise=True)),
         task.changes, _of_network(cfg, run), network.changes)
-    whole = Config._merge_a_into_b(copy.deepcopy(changes), cfg._cfg_dict.to_dict())
+    whole = Config._merge_a_into_b(copy.deepcopy(changes), cfg._cfg_dict.to_dict())  # takes marks out of the changes
     import_modules_from_strings(**whole['custom_imports'])  # which a config does when it is read from its file
     text = json.dumps([whole, list(options)], sort_keys=True, default=str)
-    return Prepared(Config(whole), changes, base, steps, hashlib.sha256(text.encode()).hexdigest()[:12])
+    return Prepared(Config(whole), steps, hashlib.sha256(text.encode()).hexdigest()[:12])
 
 
 def _of_network(cfg: Config, run: Run) -> Dict[str, Any]:
