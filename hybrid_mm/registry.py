@@ -17,7 +17,7 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='hybrid_mm',
-    locations=['hybrid_mm.backbones', 'hybrid_mm.necks', 'hybrid_mm.plugins', 'hybrid_mm.search.supernet'])
+    locations=['hybrid_mm.backbones', 'hybrid_mm.necks', 'hybrid_mm.plugins', 'hybrid_mm.losses', 'hybrid_mm.search.supernet'])
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
     parent=MMENGINE_WEIGHT_INITIALIZERS,

@@ -15,7 +15,7 @@ ORDER = [
     ('registry', 'networks', 'failures', 'names'),
     ('layers', ),
     ('backbones', ),
-    ('necks', 'plugins'),
+    ('necks', 'plugins', 'losses'),
     ('data', 'evaluation'),
     ('checkpoints', ),
     ('engine', ),
