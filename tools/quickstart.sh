@@ -28,6 +28,7 @@ done
 source "$(dirname "$0")/setup_env.sh"
 
 pictures=pictures
+training=()
 report=()
 if [ -n "$data" ]; then
     name="$(basename "$data")"
@@ -35,6 +36,8 @@ if [ -n "$data" ]; then
     work="work_dirs/quickstart_$name"
     config="$work/config/$name.py"
     pictures="$ROOT/$work/pictures"
+    # the evaluation follows, so that the training needs none at its end
+    training+=(--cfg-options val_dataloader=None val_cfg=None val_evaluator=None)
     report+=(--details)
 else
     config=configs/shapes/maskrcnn_transcnn_s_shapes.py
@@ -60,7 +63,7 @@ if [ -f "$work/trained" ]; then
     echo "$work holds a trained model; remove the folder to train again."
 else
     start=$SECONDS
-    "$PYTHON" tools/train.py "$config" --work-dir "$work" --resume auto
+    "$PYTHON" tools/train.py "$config" --work-dir "$work" --resume auto ${training[@]+"${training[@]}"}
     echo $((SECONDS - start)) > "$work/trained"
 fi
 

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
     parser.add_argument('folder', type=Path, metavar='FOLDER', help='with the data')
     parser.add_argument('--out', type=Path, metavar='FILE', help='the config; by default <name of the folder>.py')
-    parser.add_argument('--minutes', type=float, default=20, metavar='N',
+    parser.add_argument('--minutes', type=float, default=20., metavar='N',
                         help='to train for, on this machine (default: %(default)g)')
     parser.add_argument('--network', default=NETWORK, metavar='NAME',
                         help='as in the names of the configs in configs/real, such as transcnn_s (default: %(default)s)')

@@ -1,5 +1,6 @@
 """A user's own folder in COCO's layout: which file is for what, where its pictures are, and whether it has masks."""
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -73,13 +74,13 @@ def _choose(root: Path, paths: Sequence[Path]) -> Dict[str, Path]:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a file is one of COCO's with annotations of objects; a SetupError where it breaks off."""
+    """Whether a file is one of COCO's with annotations of objects; a SetupError where it breaks off, or is a faulty one."""
     try:
         read_categories(str(path))
         return True
     except SetupError as error:
-        if 'is incomplete' in str(error) or not path.stat().st_size:
-            raise SetupError(f'{error}; save it again, or take it away') from None
+        if re.search('is incomplete|categories are no', str(error)) or not path.stat().st_size:
+            raise SetupError(f'{error}; mend it, or take it away') from None
         return False
 
 

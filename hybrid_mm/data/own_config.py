@@ -129,10 +129,10 @@ def _segmentor(folder: OwnFolder, base: Config, sizes: Sizes, measures: Measures
     ]
     for split, of in (('train', 'train'), ('val', 'val'), ('test', test)):
         part, pipeline = folder.parts[of], 'train_pipeline' if split == 'train' else 'test_pipeline'
-        names = f'ann_file={str(lists[of])!r}, ' if of in lists else ''
+        names = [f'    ann_file={str(lists[of])!r},'] if of in lists else []
         lines += [f'{split}_dataloader = dict(dataset=dict(',
-                  f'    data, {names}data_prefix=dict(img_path={_place(folder.root, part.pictures)}, '
-                  f'seg_map_path={_place(folder.root, part.annotations)}), pipeline={pipeline}))']
+                  '    data,', *names, f'    data_prefix=dict(img_path={_place(folder.root, part.pictures)}, '
+                  f'seg_map_path={_place(folder.root, part.annotations)}),', f'    pipeline={pipeline}))']
     heads = [f'    {name}=dict(num_classes=len(classes)),' for name in ('decode_head', 'auxiliary_head') if base.model.get(name)]
     return [*lines, 'model = dict(', *heads, '    data_preprocessor=dict(size=crop))']
 
@@ -179,7 +179,7 @@ def _training(folder: OwnFolder, base: Config, schedule: Schedule, checkpoint: O
     return [
         'train_cfg = dict(max_iters=steps, val_interval=steps)',
         *_filled('param_scheduler = [', schedulers, ']'),
-        f'default_hooks = dict({", ".join(hooks)})',
+        *_filled('default_hooks = dict(', hooks, ')'),
         *([f'load_from = {checkpoint!r}'] if checkpoint else []),
     ]
 
