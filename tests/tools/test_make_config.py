@@ -108,7 +108,7 @@ def test_what_only_the_user_can_mend_stops_before_training(boxes, tmp_path, monk
     picture = next((boxes / 'images').iterdir())
     whole = picture.read_bytes()
     picture.write_bytes(whole[:400])
-    with pytest.raises(SystemExit, match=f'1 fault that only you can mend: 1 × picture that cannot be read: .*{picture.name}.*trunc'):
+    with pytest.raises(SystemExit, match=f'1 fault that only you can mend: 1 × picture that .*{picture.name}.*truncated'):
         make(boxes)
     picture.write_bytes(whole)
     content = json.loads((boxes / 'all.json').read_text())
