@@ -5,6 +5,7 @@ config runs in. An ImportError raised here would surface as "not in the registry
 modules alone; each registry imports its locations when it is first asked.
 """
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
@@ -23,6 +24,7 @@ WEIGHT_INITIALIZERS = Registry(
     scope='hybrid_mm',
     locations=['hybrid_mm.checkpoints'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='hybrid_mm', locations=['hybrid_mm.engine'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='hybrid_mm', locations=['hybrid_mm.evaluation'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,

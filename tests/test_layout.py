@@ -16,7 +16,7 @@ ORDER = [
     ('layers', ),
     ('backbones', ),
     ('necks', 'plugins'),
-    ('data', ),
+    ('data', 'evaluation'),
     ('checkpoints', ),
     ('engine', ),
     ('inference', ),

@@ -6,7 +6,6 @@ num_classes = len(_base_.classes)
 model = dict(
     type='FasterRCNN',
     data_preprocessor=dict(pad_mask=False),
-    backbone=dict(norm_eval=False),
     neck=dict(out_channels=channels_of_heads, norm_cfg=dict(type='BN')),
     rpn_head=dict(
         in_channels=channels_of_heads,

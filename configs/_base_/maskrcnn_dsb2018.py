@@ -1,10 +1,10 @@
-# Mask R-CNN with small heads on Data Science Bowl 2018, from random weights; a config adds the backbone and the neck's in_channels
+# Mask R-CNN with small heads on Data Science Bowl 2018, from random weights; a config adds the backbone and the neck's
+# in_channels
 _base_ = ['models/maskrcnn_fpn.py', 'datasets/dsb2018.py', 'schedules/adamw_few_pictures.py', 'runtime_det.py']
 channels_of_heads = 64
 num_classes = len(_base_.classes)
 
 model = dict(
-    backbone=dict(norm_eval=False),
     neck=dict(out_channels=channels_of_heads, norm_cfg=dict(type='BN')),
     rpn_head=dict(
         in_channels=channels_of_heads,

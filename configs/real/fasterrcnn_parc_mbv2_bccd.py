@@ -1,3 +1,5 @@
-# Faster R-CNN with ParC-MobileNetV2 on BCCD
+# Faster R-CNN with ParC-MobileNetV2 on BCCD, the short recipe for two CPU cores
 _base_ = ['../_base_/backbones/parc_mbv2.py', '../_base_/fasterrcnn_bccd.py']
-model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
+model = dict(
+    backbone=dict(_base_.backbone, _delete_=True, drop_path_rate=_base_.drop_path_rate),
+    neck=dict(in_channels=_base_.channels))

@@ -1,6 +1,6 @@
-# UperNet with ParC-MobileNetV2 on CamVid
+# UperNet with ParC-MobileNetV2 on CamVid, the short recipe for two CPU cores
 _base_ = ['../_base_/backbones/parc_mbv2.py', '../_base_/upernet_camvid.py']
 model = dict(
-    backbone=_base_.backbone,
+    backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path_rate),
     decode_head=dict(in_channels=_base_.channels),
     auxiliary_head=dict(in_channels=_base_.channels[2]))

@@ -17,7 +17,7 @@ from .shared import add_config, add_force, check_least, check_out_folder, check_
 
 def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    add_config(parser)
+    add_config(parser, data=True)
     parser.add_argument('--split', choices=['train', 'val'], default='train', help='data to show (default: %(default)s)')
     parser.add_argument('--out', type=Path, help='folder to write to (default: ./work_dirs/<name of the config>/browse_<split>)')
     parser.add_argument('--number', type=int, default=20,
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     check_least(args, number=1)
     check_seed(args.seed)
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options, data_root=args.data_root)
     out = args.out or Path(cfg.work_dir) / f'browse_{args.split}'
     check_out_folder(out, args.force)
     if cfg.get(f'{args.split}_dataloader') is None:

@@ -26,7 +26,7 @@ SPLITS = ('train', 'val', 'test')
 
 def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    add_config(parser)
+    add_config(parser, data=True)
     parser.add_argument('--split', choices=[*SPLITS, 'all'], default='all', help='data to look at (default: %(default)s)')
     parser.add_argument('--fix', type=Path, metavar='FILE',
                         help="write a copy of the split's COCO file without its faults: these are left out, clipped or computed, "
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     for path, option in ((args.fix, '--fix '), (args.json, '--json ')):
         if path is not None:
             check_out_file(path, ('.json', ), force=option == '--json ', option=option)
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options, data_root=args.data_root)
     splits = [split for split in (SPLITS if args.split == 'all' else [args.split]) if cfg.get(f'{split}_dataloader') is not None]
     if not splits:
         loader = f'{args.split}_dataloader' if args.split != 'all' else 'data sets'

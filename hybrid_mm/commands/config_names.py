@@ -124,7 +124,8 @@ def _check_variable(cfg: Config, option: str) -> None:
     places = [path for path in places if path[-1] == name] or places
     if places:
         raise SetupError(f'--cfg-options {option} changes nothing: {name} is a variable of the config, and its value has been '
-                         f'put into {shorten(map(".".join, places))}; change it there')
+                         f'put into {shorten(map(".".join, places))}; change it there'
+                         f'{", or all at once with --data-root FOLDER" if name == "data_root" else ""}')
 
 
 def _check_key(node: dict, path: Sequence[str], key: str, values: dict, what: str) -> None:

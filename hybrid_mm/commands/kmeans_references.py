@@ -30,7 +30,7 @@ from .shared import add_config, add_force, check_least, check_out_file, check_se
 
 def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    add_config(parser, of='a detector, segmentor or classifier with hybrid_mm.SeTformer')
+    add_config(parser, of='a detector, segmentor or classifier with hybrid_mm.SeTformer', data=True)
     parser.add_argument('out', metavar='OUT', type=Path, help='checkpoint to write')
     parser.add_argument('--images', type=int, default=256, help='how many training images to use (default: %(default)s)')
     parser.add_argument('--tokens', type=int, default=64,
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     check_least(args, images=1, tokens=1)
     check_seed(args.seed)
     check_out_file(args.out, force=args.force, option='')
-    cfg = read_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options, data_root=args.data_root)
     if cfg.get('train_dataloader') is None:
         raise SetupError('the config has no train_dataloader, whose images K-means needs; give another config')
     check_starting_weights(cfg)

@@ -139,7 +139,8 @@ def _check_classes(dataset: dict, scope: str) -> None:
 def _check_path(path: Optional[str], name: str, option: str) -> None:
     if not path or '://' in path or os.path.exists(os.path.expanduser(path)):
         return
-    advice = f'put the data there or give their place with `--cfg-options {option}=PATH`'
+    at_once = '`--data-root FOLDER` or ' if option.endswith(('.data_root', '_evaluator.ann_file')) else ''
+    advice = f'put the data there or give their place with {at_once}`--cfg-options {option}=PATH`'
     if 'shapes' in Path(path).parts:
         advice = f'make the data with `python tools/datasets/make_shapes.py`, or {advice}'
     raise SetupError(f'{path}, the {name} of the config, does not exist; {advice}')

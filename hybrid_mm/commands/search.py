@@ -25,7 +25,7 @@ from .shared import add_config, load_config, parser_of
 
 def parser() -> argparse.ArgumentParser:
     parser = parser_of(__doc__)
-    add_config(parser, of='a supernet; `--cfg-options search.KEY=VALUE` replaces a setting of the search')
+    add_config(parser, of='a supernet; `--cfg-options search.KEY=VALUE` replaces a setting of the search', data=True)
     parser.add_argument('--checkpoint', required=True,
                         help='file with the weights of the supernet, or the folder of its training, for the last weights in it')
     parser.add_argument('--work-dir', help='folder of the search; by default ./work_dirs/<name of the config>_<strategy>')
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
     settings = search_settings.read_settings(cfg, **{name: getattr(args, name) for name in (
         'strategy', 'stage', 'limit_gmacs', 'metric', 'seed', 'generations')})
     space, cost = search_settings.read_space(cfg), search_settings.read_cost(cfg, settings)

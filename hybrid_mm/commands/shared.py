@@ -16,6 +16,7 @@ from hybrid_mm.errors import SetupError, first_line
 from hybrid_mm.names import check_keys
 
 from .config_names import STOCK_HOOKS, check_arguments, merge_options
+from .data_root import replace_data_root
 from .preflight import check_file
 
 
@@ -34,8 +35,9 @@ def parser_of(doc: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def add_config(parser: argparse.ArgumentParser, of: str = 'a detector, segmentor or classifier', several: bool = False) -> None:
-    """The config, or ``several``, and the options that replace its settings; see `read_config`."""
+def add_config(parser: argparse.ArgumentParser, of: str = 'a detector, segmentor or classifier', several: bool = False,
+               data: bool = False) -> None:
+    """The config, or ``several``, and the options that replace its settings, of its ``data``, too; see `read_config`."""
     if several:
         parser.add_argument('configs', nargs='+', metavar='CONFIG', help=f'file of the config of {of}')
     else:
@@ -43,6 +45,9 @@ def add_config(parser: argparse.ArgumentParser, of: str = 'a detector, segmentor
     parser.add_argument('--cfg-options', nargs='+', action=_Settings, metavar='KEY=VALUE',
                         help='settings that replace those of the config, such as train_dataloader.batch_size=4; lists '
                         'as "key=[a,b]" or key=a,b, nested ones as "key=[(a,b),(c,d)]", quoted and without blanks')
+    if data:
+        parser.add_argument('--data-root', metavar='FOLDER',
+                            help='folder with the data, in the place of data_root of the config, wherever a path begins with it')
 
 
 def add_shape(parser: argparse.ArgumentParser, **options: Any) -> None:
@@ -59,12 +64,14 @@ def add_force(parser: argparse.ArgumentParser, what: str = 'write into a folder 
     parser.add_argument('--force', action='store_true', help=what)
 
 
-def load_config(path: str, options: Optional[dict] = None) -> Config:
-    """A config with ``--cfg-options``; a SetupError where there is no such file, its library is not installed, or a name in
-    either is one that nothing takes."""
+def load_config(path: str, options: Optional[dict] = None, data_root: Optional[str] = None) -> Config:
+    """A config with ``--data-root`` and ``--cfg-options``, in this order; a SetupError where there is no such file or folder, its
+    library is not installed, or a name in config or options is one that nothing takes."""
     check_file(path, 'the config')
     cfg = _load(path)
     check_keys(cfg, path)
+    if data_root is not None:
+        replace_data_root(cfg, data_root)
     if options is not None:
         merge_options(cfg, options)
     require(cfg.get('default_scope'))
@@ -93,9 +100,10 @@ def _load(path: str) -> Config:
                          f'{first_line(error)}; mend the file, or one that it imports or has in _base_') from error
 
 
-def read_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None, launcher: str = 'none') -> Config:
+def read_config(path: str, options: Optional[dict] = None, work_dir: Optional[str] = None, launcher: str = 'none',
+                data_root: Optional[str] = None) -> Config:
     """`load_config` with what a runner needs: the work folder, by default ./work_dirs/<name of the config>, and the launcher."""
-    cfg = load_config(path, options)
+    cfg = load_config(path, options, data_root)
     cfg.launcher = launcher
     for name, hook in list((cfg.get('default_hooks') or {}).items()):
         if hook is None and name not in STOCK_HOOKS:  # switched off; mmengine bears None for its own alone

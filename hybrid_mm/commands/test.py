@@ -13,7 +13,7 @@ from .train import add_launcher
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_config(parser)
+    add_config(parser, data=True)
     parser.add_argument('checkpoint', help='file of the checkpoint')
     parser.add_argument('--work-dir', help='folder for logs and metrics; by default ./work_dirs/<name of the config>')
     parser.add_argument('--out',
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     check_launcher(args.launcher)
-    cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.data_root)
     set_up_testing(cfg, args)
     check_checkpoint(args.checkpoint, 'checkpoint')
     check_outputs(args, cfg.default_scope)

@@ -15,7 +15,7 @@ from .shared import add_config, read_config
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_config(parser)
+    add_config(parser, data=True)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; by default ./work_dirs/<name of the config>')
     parser.add_argument('--amp', action='store_true', help='train in mixed precision; needs a GPU')
     parser.add_argument('--auto-scale-lr', action='store_true',
@@ -43,7 +43,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_launcher(args.launcher)
-    cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher, args.data_root)
     if _goes_on(Path(cfg.work_dir), ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')):
         args.resume = 'auto'
     set_up_training(cfg, args)

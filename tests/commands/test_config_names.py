@@ -57,7 +57,8 @@ MISSPELT = {  # detector: option -> what the message ends with
     'model.backbone.arch.depths': "model.backbone.arch='small' has no settings; replace model.backbone.arch as a whole, .*",
     # a variable that has been put elsewhere
     'data_root': r'changes nothing: data_root is a variable of the config, and its value has been put into '
-                 r'train_dataloader.dataset.data_root, val_dataloader.dataset.data_root, .*; change it there',
+                 r'train_dataloader.dataset.data_root, val_dataloader.dataset.data_root, .*; change it there, '
+                 'or all at once with --data-root FOLDER',
     'train_pipeline.2.keep_ratio': 'changes nothing: train_pipeline is .* put into train_dataloader.dataset.pipeline; .*',
     'vis_backends': 'changes nothing: vis_backends is a variable .* put into visualizer.vis_backends; change it there',
 }

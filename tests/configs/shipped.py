@@ -1,7 +1,7 @@
 """What tests of the shipped configs share: their names, tables of the networks, and ways to loop, load, build and compare."""
 import copy
 import itertools
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -62,7 +62,8 @@ PARC_DENSE = ['maskrcnn_{}.py', 'cascade_maskrcnn_{}_3x.py', 'upernet_{}.py']
 PARC_SETTINGS = [*PARC_DENSE, 'imagenet_{}.py']
 SETFORMER_DENSE = ['maskrcnn_{}.py', 'maskrcnn_{}_3x.py', 'cascade_maskrcnn_{}_3x.py', 'upernet_{}.py']
 SETFORMER_SETTINGS = [*SETFORMER_DENSE, 'imagenet_{}.py']
-SHAPES = [name for name in LEAVES if name not in PUBLISHED]
+REAL = [path.name for path in FILES if path.parent.name == 'real']  # photographs
+SHAPES = [name for name in LEAVES if name not in PUBLISHED and name not in REAL]
 
 # what a recipe has in common with that of MMDetection or MMSegmentation
 STOCK_PARTS = [
@@ -138,8 +139,9 @@ def build_model(cfg):
     if key not in _BUILT:
         names = ('kaiming_uniform_', 'kaiming_normal_', 'uniform_', 'normal_')  # a start takes time, even without memory
         as_they_are = dict.fromkeys(names, lambda tensor, *args, **kwargs: tensor)
+        linspace = partial(torch.linspace, device='cpu')  # from which Swin and ConvNeXt read their drop path rates
         with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'), \
-                mock.patch.multiple(torch.nn.init, **as_they_are):
+                mock.patch.multiple(torch.nn.init, **as_they_are), mock.patch('torch.linspace', linspace):
             _BUILT[key] = MODELS.build(model)
     return _BUILT[key]
 

@@ -22,7 +22,11 @@ test_pipeline = [
     dict(type='PackSegInputs')
 ]
 
-camvid = dict(type='BaseSegDataset', data_root=data_root, metainfo=dict(classes=classes, palette=palette), reduce_zero_label=False)
+camvid = dict(
+    type='BaseSegDataset',
+    data_root=data_root,
+    metainfo=dict(classes=classes, palette=palette),
+    reduce_zero_label=False)
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,

@@ -43,5 +43,6 @@ val_dataloader = dict(
     persistent_workers=False,
     dataset=dict(data, ann_file='annotations/instances_val.json', data_prefix=dict(img='val/'), pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+val_evaluator = dict(
+    type='hybrid_mm.CocoMetric', proposal_nums=(1, 10, max_per_img), ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator

@@ -1,0 +1,5 @@
+# Faster R-CNN with ParC-Net-XS on BCCD, the short recipe for two CPU cores
+_base_ = ['../_base_/backbones/parcnet_xs.py', '../_base_/fasterrcnn_bccd.py']
+model = dict(
+    backbone=dict(_base_.backbone, _delete_=True, drop_path_rate=_base_.drop_path_rate),
+    neck=dict(in_channels=_base_.channels))

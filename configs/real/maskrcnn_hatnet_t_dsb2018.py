@@ -1,0 +1,5 @@
+# Mask R-CNN with HAT-Net tiny on Data Science Bowl 2018, the short recipe for two CPU cores
+_base_ = ['../_base_/backbones/hatnet_t.py', '../_base_/maskrcnn_dsb2018.py']
+model = dict(
+    backbone=dict(_base_.backbone, _delete_=True, drop_path_rate=_base_.drop_path_rate),
+    neck=dict(in_channels=_base_.channels))

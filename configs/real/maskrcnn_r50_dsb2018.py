@@ -1,0 +1,5 @@
+# Mask R-CNN with ResNet-50 on Data Science Bowl 2018, the short recipe for two CPU cores
+_base_ = ['../_base_/backbones/r50.py', '../_base_/maskrcnn_dsb2018.py']
+model = dict(
+    backbone=dict(_base_.backbone, _delete_=True),
+    neck=dict(in_channels=_base_.channels))

@@ -1,0 +1,5 @@
+# Mask R-CNN with SeTformer mini on Data Science Bowl 2018, the full recipe for one GPU
+_base_ = ['../_base_/backbones/setformer_m.py', '../_base_/maskrcnn_dsb2018_full.py']
+model = dict(
+    backbone=dict(_base_.backbone, _delete_=True, drop_path_rate=_base_.drop_path_rate),
+    neck=dict(in_channels=_base_.channels))

@@ -1,0 +1,6 @@
+# UperNet with HAT-Net tiny on CamVid, the full recipe for one GPU
+_base_ = ['../_base_/backbones/hatnet_t.py', '../_base_/upernet_camvid_full.py']
+model = dict(
+    backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path_rate),
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]))

@@ -1,0 +1,6 @@
+# UperNet with ResNet-50 on CamVid, the full recipe for one GPU
+_base_ = ['../_base_/backbones/r50.py', '../_base_/upernet_camvid_full.py']
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]))
