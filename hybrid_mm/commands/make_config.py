@@ -6,6 +6,7 @@ besides the config, such as mended copies and lists, lies in a folder beside it,
 config of the same data and options as it is.
 """
 import argparse
+import copy
 import io
 import json
 import re
@@ -59,9 +60,12 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or Path(re.sub(r'\W', '_', root.name) + '.py')
     if out.suffix != '.py' or out.is_dir():
         raise SetupError(f'--out {out} is not allowed; give a file that ends in .py')
+    if root in out.resolve().parents:
+        raise SetupError(f'--out {out} is in {root} itself, among the data; give a file elsewhere')
     folder = look_at(root)
+    args.checkpoint = args.checkpoint and str(Path(args.checkpoint).resolve())
     options = dict(folder=str(root), data=fingerprint(root), minutes=args.minutes, network=args.network,
-                   checkpoint=args.checkpoint and str(Path(args.checkpoint).resolve()))
+                   checkpoint=args.checkpoint)
     beside = out.with_name(f'{out.stem}_data')
     if out.exists():
         _compare(out, beside, options)
@@ -101,8 +105,7 @@ def _make(folder: OwnFolder, name: str, args: argparse.Namespace, out: Path, bes
     machine = machine_here(gpu=get_device() != 'cpu')
     base = Config.fromfile(config_path(name))
     batch = choose_batch(base, machine)
-
-    cfg = Config.fromfile(config_path(name))
+    cfg = copy.deepcopy(base)
     _set_data(cfg, folder, lists)
     _check(cfg, folder, beside)
     measures = measure(folder)
@@ -203,13 +206,13 @@ def _mend(part: Part, folder: OwnFolder, beside: Path) -> None:
     if number - left > _MOST_LOST * number or not left:
         raise SetupError(f'{part.file} has faults for which {number - left} of {number} annotations would be left out: '
                          f'{_told(changes)}; mend the file, and run this again')
-    copy = beside / f'{part.splits[0]}_mended.json'
-    write_coco(mended, copy)
+    copied = beside / f'{part.splits[0]}_mended.json'
+    write_coco(mended, copied)
     pictures = f'{len(mended["images"])} of {count(len(part.coco["images"]), "picture")}'
-    print(f'{copy} takes the place of {part.file}, with {pictures} and {left} of {count(number, "annotation")}: ' +
+    print(f'{copied} takes the place of {part.file}, with {pictures} and {left} of {count(number, "annotation")}: ' +
           '; '.join(f'{len(found)} × {name}, {found[0].kind.remedy}' for name, found in by_kind(changes).items()))
     split = part.splits[0]
-    folder.parts[split] = folder.parts[split]._replace(annotations=copy, content=mended, number=len(mended['images']))
+    folder.parts[split] = folder.parts[split]._replace(annotations=copied, content=mended, number=len(mended['images']))
 
 
 def _told(faults: List[Fault]) -> str:

@@ -84,8 +84,7 @@ def _detector(folder: OwnFolder, base: Config, sizes: Sizes, measures: Measures)
     most = max(_FEW, -(-int(measures.most * 1.3) // 50) * 50)
     names = ['bbox_head', 'mask_head'] if folder.task == MASKS else ['bbox_head']
     heads = ', '.join(f'{name}=dict(num_classes=len(classes))' for name in names)
-    metric = (', classwise=True' if len(folder.classes) > 1 else '') + (
-        f', proposal_nums=(100, 300, {max(most, 301)}), use_mp_eval=True' if most > _FEW else '')
+    metric = "type='hybrid_mm.CocoMetric', proposal_nums=(1, 10, most)" + ', classwise=True' * (len(folder.classes) > 1)
     train, found = _training_sizes(base, sizes), _testing_sizes(base, sizes)
     rpn = ['    rpn_head=dict(anchor_generator=dict(ratios=[0.5, 1.0, 2.0])),  # many objects are long and thin'
            ] if measures.long_objects else []
@@ -95,7 +94,7 @@ def _detector(folder: OwnFolder, base: Config, sizes: Sizes, measures: Measures)
         f'    data, ann_file={_place(folder.root, part.annotations)}, '
         f'data_prefix=dict(img={_place(folder.root, part.pictures)}), '
         f'pipeline={"train" if split == "train" else "test"}_pipeline))')]
-    metrics = [f'{split}_evaluator = dict(ann_file={_path(folder.root, part.annotations)}{metric})' for split, part in pairs[1:]]
+    metrics = [f'{split}_evaluator = dict(metric, ann_file={_path(folder.root, part.annotations)})' for split, part in pairs[1:]]
     same = [] if has_test else ['test_dataloader = val_dataloader', 'test_evaluator = val_evaluator']
     palette = ', palette=None' if len(folder.classes) > _COLOURS else ''
     return [
@@ -103,7 +102,7 @@ def _detector(folder: OwnFolder, base: Config, sizes: Sizes, measures: Measures)
         f'# Pictures are resized by about {sizes.factor:g}: {sizes.reason}.',
         *train, *found,
         f'data = dict(data_root=data_root, metainfo=dict(classes=classes{palette}))',
-        *data, *metrics, *same,
+        *data, f'metric = dict({metric})', *metrics, *same,
         'model = dict(',
         *rpn,
         f'    roi_head=dict({heads}),',

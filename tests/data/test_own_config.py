@@ -96,7 +96,7 @@ def test_boxes_with_a_part_for_testing():
     assert [cfg[f'{split}_dataloader'].dataset.ann_file for split in ('train', 'val', 'test')] == [
         f'annotations/{split}.json' for split in ('train', 'val', 'test')]
     assert cfg.test_evaluator.ann_file == '/data/mine/annotations/test.json' and cfg.test_evaluator.classwise
-    assert 'proposal_nums' not in cfg.test_evaluator and cfg.model.test_cfg.rcnn.max_per_img == 100
+    assert cfg.test_evaluator.proposal_nums == (1, 10, 100) and cfg.model.test_cfg.rcnn.max_per_img == 100
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == 300 and cfg.param_scheduler[0].end == 60
 
 
@@ -109,7 +109,7 @@ def test_masks_without_a_part_for_testing_many_objects_and_files_elsewhere():
               for side in steps(base.train_pipeline)['RandomCrop'].crop_size]
     assert steps(cfg.train_dataloader.dataset.pipeline)['RandomCrop'].crop_size == tuple(wanted)
     assert cfg.val_evaluator == cfg.test_evaluator and cfg.test_evaluator.ann_file == '/work/beside/val.json'
-    assert cfg.test_evaluator.proposal_nums == (100, 300, 500) and cfg.test_evaluator.use_mp_eval
+    assert cfg.test_evaluator.proposal_nums == (1, 10, 500) and cfg.test_evaluator.type == 'hybrid_mm.CocoMetric'
     assert cfg.model.test_cfg.rcnn.max_per_img == 500 and cfg.model.test_cfg.rpn.max_per_img == 1000
     assert cfg.model.rpn_head.anchor_generator.ratios == [0.5, 1.0, 2.0]
     assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 1

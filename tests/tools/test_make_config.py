@@ -124,6 +124,7 @@ def test_what_only_the_user_can_mend_stops_before_training(boxes, tmp_path, monk
     (['{maps}', '--minutes', '0'], '--minutes 0 is not allowed; choose more than 0'),
     (['{maps}', '--network', 'resnext'], '--network resnext is not allowed; choose from .*parc_mbv2'),
     (['{maps}', '--out', 'a.json'], '--out a.json is not allowed; give a file that ends in .py'),
+    (['{maps}', '--out', '{maps}/a.py'], '--out .*a.py is in .*shapes itself, among the data; give a file elsewhere'),
     (['{maps}', '--checkpoint', 'no.pth'], '--checkpoint no.pth does not exist'),
     (['no'], 'no does not exist; give a folder'),
 ])
