@@ -33,13 +33,13 @@ def parser() -> argparse.ArgumentParser:
                         'and each change is listed; needs --split')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the whole report to a file')
     parser.add_argument('--show', type=int, default=3, metavar='N', help='list the first N of each kind (default: %(default)s)')
-    parser.add_argument('--workers', type=int, default=min(8, _cpus()),
+    parser.add_argument('--workers', type=int, default=min(8, usable_cpus()),
                         help='processes that read pictures, 0 or 1 for none beside this one (default: %(default)s)')
     parser.add_argument('--no-pictures', action='store_true', help='look at annotation files and lists alone')
     return parser
 
 
-def _cpus() -> int:
+def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
@@ -75,12 +75,12 @@ def _show(report: Report, number: int) -> None:
         print(f'{", ".join(part.splits)}: {part.file}: {", ".join(sizes)}' + ('' if part.facts else '; pictures not read'))
     for note in report.notes:
         print(note)
-    _list(report.faults, number)
+    list_faults(report.faults, number)
     faults = sum(fault.severity != ADVICE for fault in report.faults)
     print(f'{count(faults, "fault")}, {count(len(report.faults) - faults, "piece")} of advice')
 
 
-def _list(faults: List[Fault], number: int) -> None:
+def list_faults(faults: List[Fault], number: int) -> None:
     for name, found in by_kind(faults).items():
         print(f'\n{found[0].severity}: {name}: {len(found)}')
         for fault in found[:number]:
@@ -111,7 +111,7 @@ def _fix(report: Report, args: argparse.Namespace, cfg: Config) -> int:
     annotations = f'{len(mended.get("annotations", []))} of {count(part.annotations or 0, "annotation")}'
     print(f'{args.fix}: {len(mended["images"])} of {count(len(part.coco["images"]), "image")}, {annotations}; '
           f'{count(len(changes), "change")}:')
-    _list(changes, len(changes))
+    list_faults(changes, len(changes))
     print(f'To train with it: --cfg-options {part.name}.ann_file={args.fix.resolve()}')
     if part.evaluated:
         print(f'and {part.splits[0]}_evaluator.ann_file={args.fix.resolve()}')

@@ -116,7 +116,7 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
         if args.show_dir:
             hook.test_out_dir = args.show_dir
         return
-    hook.interval = 1  # all pictures, as MMDetection
+    hook.setdefault('interval', 1)  # all pictures, as MMDetection, unless the config says otherwise
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         hook.out_dir = args.show_dir
     elif args.show_dir:
