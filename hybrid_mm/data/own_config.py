@@ -13,6 +13,7 @@ _FEW = 100  # objects found in a picture at least; what COCO's metric counts
 _LITTLE_MEMORY = 4.  # GiB
 _PASSES, _STEPS = 300, 2000  # over the pictures at most, but for so many steps
 _SAVING = 300.  # seconds between checkpoints
+_LARGEST = 10.  # weight of a class
 _DRAWN = 30  # pictures of regions that were found
 _COLOURS = 80  # of COCO's classes, for pictures of what was found
 _WIDTH = 126
@@ -44,6 +45,16 @@ def choose_schedule(seconds: float, batch: int, minutes: float, pictures: int) -
     steps = min(60 * minutes / seconds, max(_STEPS, _PASSES * pictures / batch))
     digits = 10 ** max(0, len(str(int(steps))) - 2)
     return Schedule(max(2, int(steps) // digits * digits), batch, seconds, minutes)
+
+
+def class_weights(pixels: Sequence[int]) -> List[float]:
+    """A weight of each class for the loss: one by the square root of its share of the pixels, for a mean of 1 over all pixels.
+
+    At most `_LARGEST`, so that a handful of pixels does not rule a training; a class without pixels has 1.
+    """
+    shares = [number / max(1, sum(pixels)) for number in pixels]
+    mean = sum(share ** 0.5 for share in shares)
+    return [min(_LARGEST, 1 / (share ** 0.5 * mean)) if share else 1. for share in shares]
 
 
 def config_text(folder: OwnFolder, base: Config, name: str, measures: Measures, schedule: Schedule, machine: Machine,
@@ -132,7 +143,10 @@ def _segmentor(folder: OwnFolder, base: Config, sizes: Sizes, measures: Measures
         lines += [f'{split}_dataloader = dict(dataset=dict(',
                   '    data,', *names, f'    data_prefix=dict(img_path={_place(folder.root, part.pictures)}, '
                   f'seg_map_path={_place(folder.root, part.annotations)}),', f'    pipeline={pipeline}))']
-    heads = [f'    {name}=dict(num_classes=len(classes)),' for name in ('decode_head', 'auxiliary_head') if base.model.get(name)]
+    lines += ["# One by the square root of a class's share of the pixels for training: rare classes count more.",
+              *_filled('class_weight = [', [f'{weight:.3g}' for weight in class_weights(folder.pixels)], ']')]
+    heads = [f'    {name}=dict(num_classes=len(classes), loss_decode=dict(class_weight=class_weight)),'
+             for name in ('decode_head', 'auxiliary_head') if base.model.get(name)]
     return [*lines, 'model = dict(', *heads, '    data_preprocessor=dict(size=crop))']
 
 

@@ -52,6 +52,7 @@ class OwnFolder:
         reduce_zero_label: whether 0 in the label maps is no class.
         new_values: number of the class by value in the label maps, where these have to be written anew.
         listed: splits whose pictures have to be listed, as their folders hold others.
+        pixels: of each class in the label maps for training.
     """
     root: Path
     task: str
@@ -63,6 +64,7 @@ class OwnFolder:
     reduce_zero_label: bool = False
     new_values: Optional[Dict[int, int]] = None
     listed: List[str] = field(default_factory=list)
+    pixels: Sequence[int] = ()
 
 
 def tree_of(root: Path) -> Dict[Path, List[str]]:

@@ -68,9 +68,10 @@ def find_maps(root: Path, tree: Tree) -> Optional[OwnFolder]:
     return found
 
 
-def map_paths(folder: OwnFolder) -> List[Path]:
-    """The label maps of all parts."""
-    return [part.annotations / f'{name}{folder.map_ending}' for part in folder.parts.values() for name in part.names]
+def map_paths(folder: OwnFolder, *splits: str) -> List[Path]:
+    """The label maps of some parts, or of all."""
+    parts = [folder.parts[split] for split in splits or folder.parts]
+    return [part.annotations / f'{name}{folder.map_ending}' for part in parts for name in part.names]
 
 
 def write_new_values(folder: OwnFolder, out: Path) -> None:
@@ -168,10 +169,15 @@ def _values(path: Path) -> Optional[np.ndarray]:
 def _read_classes(folder: OwnFolder, tree: Tree) -> None:
     """Fill in what the label maps hold."""
     seen, in_channels = set(), False
+    pixels: Counter = Counter()  # by value, of the part for training
+    of_training = set(map_paths(folder, 'train'))
     for path in map_paths(folder):
         values = _values(path)
         if values is not None:
-            seen |= set(np.unique(values).tolist())
+            found, numbers = np.unique(values, return_counts=True)
+            seen |= set(found.tolist())
+            if path in of_training:
+                pixels.update(dict(zip(found.tolist(), numbers.tolist())))
             with Image.open(path) as image:
                 in_channels |= len(image.getbands()) > 1
     names, file = _names(folder.root, tree)
@@ -205,6 +211,9 @@ def _read_classes(folder: OwnFolder, tree: Tree) -> None:
     if folder.reduce_zero_label:
         folder.notes.append(f'{held[0].upper()}{held[1:]}: 0 is taken for unlabelled, and {names[0]!r} is 1.')
     folder.classes = tuple(names)
+    values_of = {label: value for value, label in folder.new_values.items()} if folder.new_values else {}
+    labels = range(folder.reduce_zero_label, len(names) + folder.reduce_zero_label)
+    folder.pixels = [pixels[values_of.get(label, label)] for label in labels]
 
 
 def _names(root: Path, tree: Tree) -> Tuple[List[str], Optional[Path]]:

@@ -190,21 +190,22 @@ def test_lists_of_pascal_voc(tmp_path):
     assert any('1 pictures' in note and 'e' in note for note in found.notes) and found.listed == ['train', 'val']
 
 
-@pytest.mark.parametrize('names, values, classes, reduce_zero_label', [
-    (None, (1, 2, 255), ('class 1', 'class 2'), True),
-    (['a', 'b'], (0, 1, 2), ('a', 'b'), True),
-    (['a', 'b', 'c'], (0, 1), ('a', 'b', 'c'), False),
-    (dict(b=1, a=0), (0, 1), ('a', 'b'), False),
-    ({'0': 'a', '1': 'b'}, (0, 1), ('a', 'b'), False),
-    (dict(classes=[dict(name='a'), dict(name='b')]), (0, 1), ('a', 'b'), False),
+@pytest.mark.parametrize('names, values, classes, pixels, reduce_zero_label', [
+    (None, (1, 2, 2, 255), ('class 1', 'class 2'), [48, 96], True),
+    (['a', 'b'], (0, 1, 1, 2), ('a', 'b'), [96, 48], True),
+    (['a', 'b', 'c'], (0, 1), ('a', 'b', 'c'), [96, 96, 0], False),
+    (dict(b=1, a=0), (0, 1, 1), ('a', 'b'), [64, 128], False),
+    ({'0': 'a', '1': 'b'}, (0, 1), ('a', 'b'), [96, 96], False),
+    (dict(classes=[dict(name='a'), dict(name='b')]), (0, 1), ('a', 'b'), [96, 96], False),
 ])
-def test_classes_are_those_of_the_values_and_the_file(tmp_path, names, values, classes, reduce_zero_label):
+def test_classes_are_those_of_the_values_and_the_file(tmp_path, names, values, classes, pixels, reduce_zero_label):
     pictures(tmp_path / 'images', 'ab')
     maps(tmp_path / 'labels', 'ab', values)
     if names is not None:
         (tmp_path / 'classes.json').write_text(json.dumps(names))
     found = look_at(tmp_path)
     assert (found.classes, found.reduce_zero_label) == (classes, reduce_zero_label)
+    assert list(found.pixels) == pixels  # of the one picture for training
     assert not reduce_zero_label or '0 is taken for unlabelled' in found.notes[-1]
 
 
@@ -215,6 +216,7 @@ def test_masks_of_two_values_and_grey_ones_in_colour_are_written_anew(tmp_path, 
     maps(tmp_path / 'masks', 'abc', values, mode)
     found = look_at(tmp_path)
     assert bool(found.new_values) == bool(written)
+    assert sum(found.pixels) == 2 * 192 * (.75 if 255 in values and len(values) > 2 else 1)  # of the two pictures for training
     assert mode != 'L' or (found.classes == ('background', 'object') and 'taken for the background' in found.notes[-1])
     if written:
         write_new_values(found, tmp_path / 'new')

@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from hybrid_mm import config_path
-from hybrid_mm.data.own_config import BASES, NETWORK, Schedule, choose_batch, choose_schedule, config_text
+from hybrid_mm.data.own_config import BASES, NETWORK, Schedule, choose_batch, choose_schedule, class_weights, config_text
 from hybrid_mm.data.own_folder import BOXES, MAPS, MASKS, OwnFolder, OwnPart
 from hybrid_mm.data.own_sizes import Machine, Measures, choose_sizes, crop_within, machine_here, measure
 from hybrid_mm.errors import SetupError
@@ -19,7 +19,7 @@ SCHEDULE = Schedule(300, 4, 1., 5.)
 def folder(task, classes=('a', 'b'), splits=('train', 'val', 'test'), annotations=None, **more):
     parts = {split: OwnPart(ROOT / split, (annotations or ROOT / 'annotations') / (split if task == MAPS else f'{split}.json'),
                             number=100) for split in splits}
-    return OwnFolder(ROOT, task, classes, parts, picture_ending='.jpg', map_ending='.png', **more)
+    return OwnFolder(ROOT, task, classes, parts, picture_ending='.jpg', map_ending='.png', pixels=(900, 100), **more)
 
 
 def read(of, measures=BOX, schedule=SCHEDULE, machine=TWO_CORES, lists=None, checkpoint=None, path='config.py'):
@@ -132,6 +132,13 @@ def test_label_maps_that_are_listed_and_resized():
     assert steps(dataset.pipeline)['RandomResize'].scale == cfg.test_pipeline[1].scale == (480, 360)
     assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 2
     assert len(dataset.metainfo.classes) == 2 and dataset.metainfo.palette == [] and cfg.load_from == 'start.pth'
+
+
+def test_rare_classes_count_more_and_a_handful_of_pixels_rules_nothing():
+    cfg = read(folder(MAPS))
+    assert cfg.model.decode_head.loss_decode.class_weight == cfg.model.auxiliary_head.loss_decode.class_weight == [0.833, 2.5]
+    assert class_weights([900, 100]) == pytest.approx([1 / 1.2, 3 / 1.2])  # 0.9 / 1.2 + 0.1 * 3 / 1.2 = 1
+    assert class_weights([10**9, 1, 0]) == pytest.approx([1, 10, 1], abs=.001)
 
 
 def test_pictures_of_one_size_that_fit_stay_as_they_are():

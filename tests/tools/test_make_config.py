@@ -73,7 +73,7 @@ def test_same_folder_is_left_alone_and_another_is_one_sentence(maps, tmp_path, m
     monkeypatch.setattr('hybrid_mm.commands.make_config.seconds_per_step', lambda cfg: 0.5)
     make(maps)
     text = Path('shapes.py').read_text()
-    assert 'steps = 2000' in text and 'A step of 8 pictures takes 0.5 s' in text and not Path('shapes_data/trial.py').exists()
+    assert 'steps = 2000' in text and 'A step of 4 pictures takes 0.5 s' in text and not Path('shapes_data/trial.py').exists()
     Path('shapes.py').write_text(f'{text}# mine\n')
     make(maps)
     assert 'shapes.py is there already, for the same data' in capsys.readouterr().out
