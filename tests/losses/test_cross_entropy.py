@@ -1,7 +1,7 @@
 """hybrid_mm.WeightedCrossEntropyLoss: weights of classes where pixels are unlabelled."""
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch.nn import functional as F
 
 from hybrid_mm.errors import SetupError
@@ -61,8 +61,9 @@ def test_weights_of_pixels_are_factors_of_their_losses(case):
 def test_a_head_of_mmsegmentation_takes_it(case):
     pytest.importorskip('mmseg.models')
     loss = dict(type='hybrid_mm.WeightedCrossEntropyLoss', class_weight=WEIGHTS)
-    head = MODELS.build(dict(type='mmseg.FCNHead', in_channels=4, channels=4, num_convs=0, concat_input=False, num_classes=3,
-                             loss_decode=loss, sampler=dict(type='OHEMPixelSampler', thresh=0.7, min_kept=2)))
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        head = MODELS.build(dict(type='mmseg.FCNHead', in_channels=4, channels=4, num_convs=0, concat_input=False, num_classes=3,
+                                 loss_decode=loss, sampler=dict(type='OHEMPixelSampler', thresh=0.7, min_kept=2)))
     assert list(head.state_dict()) == ['conv_seg.weight', 'conv_seg.bias']  # as with the stock loss
     scores, labels = case
     losses = head.loss_by_feat(scores.float(), [_sample(label) for label in labels])
