@@ -101,14 +101,14 @@ def test_boxes_with_a_part_for_testing():
 
 
 def test_masks_without_a_part_for_testing_many_objects_and_files_elsewhere():
-    of = folder(MASKS, ('nucleus', ), ('train', 'val'), Path('/work/beside'))
+    of = folder(MASKS, ('nucleus', ), ('train', 'val'), Path('/elsewhere/beside'))
     cfg = read(of, Measures(256, 256, False, 12.4, 375, True), machine=Machine(False, 8, 3.), schedule=SCHEDULE._replace(batch=2))
     assert steps(cfg.test_pipeline)['Resize'].scale_factor == 1.45
     base = Config.fromfile(config_path(BASES[MASKS].format(NETWORK, '')))
     wanted = [round(side * steps(base.test_pipeline)['Resize'].scale_factor / 1.45)
               for side in steps(base.train_pipeline)['RandomCrop'].crop_size]
     assert steps(cfg.train_dataloader.dataset.pipeline)['RandomCrop'].crop_size == tuple(wanted)
-    assert cfg.val_evaluator == cfg.test_evaluator and cfg.test_evaluator.ann_file == '/work/beside/val.json'
+    assert cfg.val_evaluator == cfg.test_evaluator and cfg.test_evaluator.ann_file == '/elsewhere/beside/val.json'
     assert cfg.test_evaluator.proposal_nums == (1, 10, 500) and cfg.test_evaluator.type == 'hybrid_mm.CocoMetric'
     assert cfg.model.test_cfg.rcnn.max_per_img == 500 and cfg.model.test_cfg.rpn.max_per_img == 1000
     assert cfg.model.rpn_head.anchor_generator.ratios == [0.5, 1.0, 2.0]
@@ -123,10 +123,10 @@ def test_many_classes_have_colours():
 
 def test_label_maps_that_are_listed_and_resized():
     of = folder(MAPS, splits=('train', 'val'), reduce_zero_label=True)
-    cfg = read(of, Measures(2000, 1500, False), lists=dict(train=Path('/work/train.txt')), checkpoint='start.pth')
+    cfg = read(of, Measures(2000, 1500, False), lists=dict(train=Path('/elsewhere/train.txt')), checkpoint='start.pth')
     dataset = cfg.train_dataloader.dataset
     assert (dataset.ann_file, dataset.reduce_zero_label, dataset.data_prefix.seg_map_path) == (
-        '/work/train.txt', True, 'annotations/train')
+        '/elsewhere/train.txt', True, 'annotations/train')
     assert 'ann_file' not in cfg.val_dataloader.dataset and cfg.test_dataloader.dataset.data_prefix.img_path == 'val'
     assert [step.type for step in cfg.test_pipeline][:3] == ['LoadImageFromFile', 'Resize', 'LoadAnnotations']
     assert steps(dataset.pipeline)['RandomResize'].scale == cfg.test_pipeline[1].scale == (480, 360)
