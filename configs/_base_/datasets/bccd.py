@@ -1,6 +1,6 @@
 # BCCD: boxes of cells in 364 pictures of blood, 640x480: 205 for training, 87 for validation, 72 for testing;
 # docs/real_pictures.md says where it is from.
-_base_ = ['coco_instance.py']
+_base_ = ['few_instances.py']
 data_root = 'data/bccd/'
 classes = ('RBC', 'WBC', 'Platelets')
 picture_size = (384, 288)
@@ -22,24 +22,9 @@ test_pipeline = [
 ]
 
 data = dict(data_root=data_root, metainfo=dict(classes=classes))
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(type='InfiniteSampler'),
-    batch_sampler=None,
-    dataset=dict(
-        data,
-        ann_file='annotations/instances_train.json',
-        data_prefix=dict(img='train/'),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(data, ann_file='annotations/instances_val.json', data_prefix=dict(img='val/'), pipeline=test_pipeline))
+train_dataloader = dict(dataset=dict(data, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(data, pipeline=test_pipeline))
 test_dataloader = dict(
-    val_dataloader,
     dataset=dict(data, ann_file='annotations/instances_test.json', data_prefix=dict(img='test/'), pipeline=test_pipeline))
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json', metric='bbox')
 test_evaluator = dict(ann_file=data_root + 'annotations/instances_test.json', metric='bbox')

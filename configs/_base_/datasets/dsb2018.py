@@ -1,6 +1,6 @@
 # Data Science Bowl 2018: nuclei in 535 microscope pictures for training and 129 for validation, 256 to 1388 pixels wide, up to
 # 375 nuclei in one; docs/real_pictures.md says where it is from.
-_base_ = ['coco_instance.py']
+_base_ = ['few_instances.py']
 data_root = 'data/dsb2018/'
 classes = ('nucleus', )
 crop_size = (256, 256)
@@ -26,22 +26,8 @@ test_pipeline = [
 ]
 
 data = dict(data_root=data_root, metainfo=dict(classes=classes))
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    persistent_workers=False,
-    sampler=dict(type='InfiniteSampler'),
-    batch_sampler=None,
-    dataset=dict(
-        data,
-        ann_file='annotations/instances_train.json',
-        data_prefix=dict(img='train/'),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(data, ann_file='annotations/instances_val.json', data_prefix=dict(img='val/'), pipeline=test_pipeline))
+train_dataloader = dict(dataset=dict(data, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(data, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(
     type='hybrid_mm.CocoMetric', proposal_nums=(1, 10, max_per_img), ann_file=data_root + 'annotations/instances_val.json')
