@@ -68,5 +68,6 @@ else
 fi
 
 echo "== Evaluation"
-"$PYTHON" tools/test.py "$config" "$work/$(basename "$(cat "$work/last_checkpoint")")" --work-dir "$work/test" --show-dir "$pictures"
+"$PYTHON" tools/test.py "$config" "$work/$(basename "$(cat "$work/last_checkpoint")")" --work-dir "$work/test" --show-dir "$pictures" \
+    --show-at-most 30
 "$PYTHON" tools/report.py "$work" ${report[@]+"${report[@]}"}

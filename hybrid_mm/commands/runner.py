@@ -58,7 +58,7 @@ def adapt_to_cpu(cfg: Config) -> List[str]:
         cfg.optim_wrapper.type = 'OptimWrapper'
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             cfg.optim_wrapper.pop(key, None)
-        notices.append('Without a GPU this trains in float32, not in mixed precision.')
+        notices.append('Without a GPU this trains in float32, not in mixed precision; --amp trains in bfloat16.')
     if cfg.launcher != 'none':
         if _replace_sync_bn(cfg.model) or cfg.pop('sync_bn', None):
             notices.append('Without a GPU SyncBN becomes BN: each process takes the statistics of its own batch.')

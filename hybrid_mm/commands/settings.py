@@ -12,6 +12,7 @@ from hybrid_mm.data.datasets import leaf_datasets
 from hybrid_mm.data.preflight import hooks_of
 from hybrid_mm.errors import SetupError
 
+_BFLOAT16 = 'hybrid_mm.AutocastOptimWrapper'
 _TTA_MODELS = {
     'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     'mmseg': dict(type='SegTTAModel'),
@@ -27,13 +28,7 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
         SetupError: the config or the machine cannot do what an option asks for.
     """
     if args.amp:
-        if get_device() == 'cpu':
-            raise SetupError('--amp needs a GPU and there is none; leave --amp out')
-        optim_wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-        if optim_wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise SetupError(f'--amp replaces OptimWrapper, but optim_wrapper.type={optim_wrapper!r}; leave --amp out')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        _mix_precision(cfg.optim_wrapper)
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise SetupError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, the total batch that '
@@ -45,6 +40,22 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
         _set_hook(cfg, 'hybrid_mm.ResumeScheduleHook', schedule=args.resume_schedule)
     if args.hang_timeout is not None:
         _set_hook(cfg, 'hybrid_mm.HangGuardHook', timeout=args.hang_timeout)
+
+
+def _mix_precision(optim_wrapper: ConfigDict) -> None:
+    """Half precision: float16 with a scaled loss, as MMEngine has it, or bfloat16 where there is no GPU."""
+    kind = optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', _BFLOAT16):
+        raise SetupError(f'--amp replaces OptimWrapper, but optim_wrapper.type={kind!r}; leave --amp out')
+    if kind == _BFLOAT16:
+        return
+    if get_device() == 'cpu':
+        optim_wrapper.type = _BFLOAT16
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            optim_wrapper.pop(key, None)
+    else:
+        optim_wrapper.type = 'AmpOptimWrapper'
+        optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
@@ -111,11 +122,15 @@ def _show(cfg: Config, args: argparse.Namespace) -> None:
                          "visualization=dict(type='DetVisualizationHook')")
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
+    if args.show_at_most is not None:
+        _set_hook(cfg, 'hybrid_mm.ShowSomeHook', at_most=args.show_at_most)
     hook['enable' if cfg.default_scope == 'mmpretrain' else 'draw'] = True
     if cfg.default_scope == 'mmdet':
         if args.show_dir:
             hook.test_out_dir = args.show_dir
         return
+    if args.show_at_most is not None:
+        hook.interval = 1  # ShowSomeHook chooses
     hook.setdefault('interval', 1)  # all pictures, as MMDetection, unless the config says otherwise
     if args.show_dir and cfg.default_scope == 'mmpretrain':
         hook.out_dir = args.show_dir

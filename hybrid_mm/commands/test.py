@@ -22,6 +22,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument('--show-dir', help='folder for pictures with the predictions; for detection it lies in '
                         '<work folder>/<time of the start>')
+    parser.add_argument('--show-at-most', type=int, metavar='N',
+                        help='show or draw N pictures, evenly spread over all; by default all of them')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds to show each picture')
     parser.add_argument('--tta', action='store_true',
                         help='test-time augmentation: tta_model and tta_pipeline of the config, or flips')
@@ -48,6 +50,10 @@ def check_outputs(args: argparse.Namespace, scope: str) -> None:
     """
     if args.wait_time < 0:
         raise SetupError(f'--wait-time {args.wait_time} is not allowed; choose 0 or more')
+    if args.show_at_most is not None and args.show_at_most < 1:
+        raise SetupError(f'--show-at-most {args.show_at_most} is not allowed; choose 1 or more')
+    if args.show_at_most is not None and not (args.show or args.show_dir):
+        raise SetupError('--show-at-most is for --show-dir FOLDER or --show, which are missing; add one, or leave this out')
     if args.out is not None and scope != 'mmseg' and Path(args.out).is_dir():
         raise SetupError(f'--out {args.out} is a folder; give a file')
     if args.out is not None:

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add_config(parser, data=True)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; by default ./work_dirs/<name of the config>')
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision; needs a GPU')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision: float16 on a GPU, bfloat16 on a CPU')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate to the total batch size, from the base size in auto_scale_lr of the config')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',

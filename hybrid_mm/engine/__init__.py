@@ -1,7 +1,8 @@
-"""What a Runner loads: layer decay and hooks."""
+"""What a Runner loads: layer decay, training in bfloat16 and hooks."""
 from hybrid_mm.environment.libraries import require
 from hybrid_mm.errors import SetupError
 
+from .autocast import AutocastOptimWrapper
 from .hooks import (
                     CheckpointHook,
                     CheckSetupHook,
@@ -9,17 +10,19 @@ from .hooks import (
                     HangGuardHook,
                     LoggerHook,
                     NumericsGuardHook,
+                    PreciseBNHook,
                     PreemptionHook,
                     ProgressBarHook,
                     RandomStateHook,
                     ResumeScheduleHook,
+                    ShowSomeHook,
                     VariableSizeHook,
                     WeightAverageHook,
 )
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LayerDecayOptimizerConstructor', 'LoggerHook',
-    'NumericsGuardHook', 'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'SetupError',
-    'VariableSizeHook', 'WeightAverageHook', 'require'
+    'AutocastOptimWrapper', 'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LayerDecayOptimizerConstructor',
+    'LoggerHook', 'NumericsGuardHook', 'PreciseBNHook', 'PreemptionHook', 'ProgressBarHook', 'RandomStateHook',
+    'ResumeScheduleHook', 'SetupError', 'ShowSomeHook', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]

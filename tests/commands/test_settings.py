@@ -52,7 +52,7 @@ def trained(*options, device='cuda', monkeypatch=None, **config):
     if monkeypatch is not None:
         monkeypatch.setattr(settings, 'get_device', lambda: device)
     cfg = Config(dict(
-        load_from='pretrained.pth', work_dir='nowhere', optim_wrapper=dict(type='OptimWrapper'), **{'model': {}, **config}))
+        load_from='pretrained.pth', work_dir='nowhere', **{'model': {}, 'optim_wrapper': dict(type='OptimWrapper'), **config}))
     set_up_training(cfg, train.parser().parse_args(['net.py', *options]))
     return cfg
 
@@ -94,9 +94,13 @@ def test_amp_wraps_the_optimizer_and_keeps_a_loss_scale(monkeypatch):
     assert cfg.optim_wrapper.loss_scale == 512.
 
 
-def test_amp_is_refused_without_a_gpu_and_for_other_wrappers(monkeypatch):
-    with pytest.raises(SetupError, match='--amp needs a GPU'):
-        trained('--amp', device='cpu', monkeypatch=monkeypatch)
+@pytest.mark.parametrize('wrapper', [{}, dict(type='AmpOptimWrapper', loss_scale=512., dtype='float16')])
+def test_amp_is_bfloat16_without_a_gpu(wrapper, monkeypatch):
+    cfg = trained('--amp', device='cpu', monkeypatch=monkeypatch, optim_wrapper=dict(wrapper, clip_grad=dict(max_norm=1)))
+    assert cfg.optim_wrapper == dict(type='hybrid_mm.AutocastOptimWrapper', clip_grad=dict(max_norm=1))
+
+
+def test_amp_is_refused_for_other_wrappers(monkeypatch):
     monkeypatch.setattr(settings, 'get_device', lambda: 'cuda')
     with pytest.raises(SetupError, match="--amp .* optim_wrapper.type='ApexOptimWrapper'"):
         set_up_training(
@@ -136,6 +140,13 @@ def test_show_dir_draws_every_picture(scope, hook, visualizer):
     cfg = set_up(scope, '--show-dir', 'found')
     assert cfg.default_hooks.visualization == dict(type='Hook', **hook)
     assert cfg.visualizer == visualizer
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_show_at_most_leaves_the_choice_to_one_hook(scope):
+    cfg = set_up(scope, '--show-dir', 'found', '--show-at-most', '30')
+    assert cfg.custom_hooks == [dict(type='hybrid_mm.ShowSomeHook', at_most=30)]
+    assert cfg.default_hooks.visualization.get('interval', 1) == 1
 
 
 def test_show_opens_a_window_for_the_time_given():

@@ -20,7 +20,6 @@ AT_ONCE = [
     (['{detector}'], dict(WORLD_SIZE='2'), '^Error: WORLD_SIZE=2 is set, .* add --launcher pytorch'),
     (['{detector}', '--launcher', 'pytorch'], {},
      '^Error: --launcher pytorch needs .* RANK, WORLD_SIZE, .*dist_train.sh'),
-    (['{detector}', '--amp'], {}, '^Error: --amp needs a GPU and there is none; leave --amp out$'),
     (['{detector}', '--resume', 'no.pth'], {}, '^Error: --resume no.pth does not exist; give the path of a file$'),
     (['{detector}', '--cfg-options', 'load_from=no.pth'], {}, '^Error: load_from no.pth does not exist'),
     (['{detector}', '--cfg-options', 'model.backbone.init_cfg.type=hybrid_mm.Released',

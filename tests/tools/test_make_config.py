@@ -163,7 +163,8 @@ def test_quickstart_without_options_is_that_of_the_shapes(quickstart):
     config, work = 'configs/shapes/maskrcnn_transcnn_s_shapes.py', 'work_dirs/quickstart'
     assert quickstart() == (0, [
         'tools/datasets/make_shapes.py', f'tools/train.py {config} --work-dir {work} --resume auto',
-        f'tools/test.py {config} {work}/iter_2.pth --work-dir {work}/test --show-dir pictures', f'tools/report.py {work}'], '')
+        f'tools/test.py {config} {work}/iter_2.pth --work-dir {work}/test --show-dir pictures --show-at-most 30',
+        f'tools/report.py {work}'], '')
 
 
 def test_quickstart_with_a_folder_skips_what_is_done_and_does_not_mix(quickstart, tmp_path):
@@ -175,7 +176,8 @@ def test_quickstart_with_a_folder_skips_what_is_done_and_does_not_mix(quickstart
         f'tools/datasets/make_config.py {tmp_path / "my data"} --out {config} --minutes 1 --checkpoint {tmp_path / "a.pth"}',
         f'tools/train.py {config} --work-dir {work} --resume auto '
         '--cfg-options val_dataloader=None val_cfg=None val_evaluator=None',
-        f'tools/test.py {config} {work}/iter_2.pth --work-dir {work}/test --show-dir {tmp_path / "clone" / work / "pictures"}',
+        f'tools/test.py {config} {work}/iter_2.pth --work-dir {work}/test --show-dir {tmp_path / "clone" / work / "pictures"} '
+        '--show-at-most 30',
         f'tools/report.py {work} --details']
     assert len(quickstart('--minutes', '1', '--data', str(tmp_path / 'my data'))[1]) == 3
     status, commands, err = quickstart('--data', 'my data', '--minutes', '2')

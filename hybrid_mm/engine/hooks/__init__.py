@@ -5,14 +5,17 @@ from .data_guard import DataGuardHook
 from .hang_guard import HangGuardHook
 from .logger import LoggerHook
 from .numerics_guard import NumericsGuardHook
+from .precise_bn import PreciseBNHook
 from .preemption import PreemptionHook
 from .progress_bar import ProgressBarHook
 from .random_state import RandomStateHook
 from .resume_schedule import ResumeScheduleHook
+from .show_some import ShowSomeHook
 from .variable_size import VariableSizeHook
 from .weight_average import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LoggerHook', 'NumericsGuardHook', 'PreemptionHook',
-    'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'VariableSizeHook', 'WeightAverageHook'
+    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LoggerHook', 'NumericsGuardHook', 'PreciseBNHook',
+    'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'ShowSomeHook', 'VariableSizeHook',
+    'WeightAverageHook'
 ]
