@@ -22,7 +22,7 @@ from .hooks import (
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'AutocastOptimWrapper', 'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LayerDecayOptimizerConstructor',
-    'LoggerHook', 'NumericsGuardHook', 'PreciseBNHook', 'PreemptionHook', 'ProgressBarHook', 'RandomStateHook',
-    'ResumeScheduleHook', 'SetupError', 'ShowSomeHook', 'VariableSizeHook', 'WeightAverageHook', 'require'
+    'AutocastOptimWrapper', 'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook',
+    'LayerDecayOptimizerConstructor', 'LoggerHook', 'NumericsGuardHook', 'PreciseBNHook', 'PreemptionHook', 'ProgressBarHook',
+    'RandomStateHook', 'ResumeScheduleHook', 'SetupError', 'ShowSomeHook', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]

@@ -44,14 +44,14 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 def keep_predictions_exact(model: nn.Module) -> None:
-    """Let heads give float32, and extractors of regions take it, while autocast is on; once a model, further calls change nothing.
+    """Let heads give float32, and extractors of regions take it, while autocast is on; a second call changes nothing.
 
     Heads are the modules whose class ends in ``Head``, and the classifiers ``conv_seg`` of MMSegmentation, whose heads call their
     own ``forward`` past all hooks; extractors are those whose class ends in ``RoIExtractor``.
     """
     if getattr(model, '_predictions_exact', False):
         return
-    model._predictions_exact = True  # type: ignore[assignment]
+    model._predictions_exact = True
     for name, module in model.named_modules():
         kind = type(module).__name__
         if kind.endswith('RoIExtractor'):

@@ -19,10 +19,10 @@ from hybrid_mm.registry import HOOKS
 class PreciseBNHook(Hook):
     """Replace BatchNorm's running statistics at the end of a training, before the last checkpoint is saved and tested.
 
-    The running averages are of crops, of augmented colours and of weights that were still moving; a network of ParC sees other
-    borders in a crop than in a whole picture, too. Here pictures of the training part go through the pipeline of the tests, the
-    weights stay as they are, and the statistics are the plain average over batches of them (Wu and Johnson, "Rethinking 'Batch' in
-    BatchNorm", arXiv 2105.07576, section 3). MMPreTrain's hook of this name takes them from the training's own crops.
+    The running averages are of crops, of augmented colours and of weights that were still moving; a network with ParC also sees
+    other borders in a crop than in a whole picture. Here pictures of the training part go through the pipeline of the tests, the
+    weights stay as they are, and the statistics are the plain average over batches of them (Wu and Johnson, "Rethinking 'Batch'
+    in BatchNorm", arXiv 2105.07576, section 3). MMPreTrain's hook of this name takes them from the training crops.
 
     Layers whose statistics are not trained (``norm_eval``, frozen stages) are left alone. Every process sees the same pictures, so
     all end with the same statistics.
@@ -92,8 +92,8 @@ class PreciseBNHook(Hook):
             loader = runner.cfg.get(part)
             if loader:
                 return Compose(next(leaf_datasets(loader.dataset, part))[1].pipeline)
-        raise SetupError('PreciseBNHook shows the network pictures as the tests do, and the config has neither a val_dataloader nor '
-                         'a test_dataloader; leave the hook out, or add one')
+        raise SetupError('PreciseBNHook shows the network pictures as the tests do, and the config has neither a val_dataloader '
+                         'nor a test_dataloader; leave the hook out, or add one')
 
 
 def _collate(batch: List[dict]) -> Dict[str, Any]:

@@ -15,8 +15,8 @@ _SWITCHES = ('draw', 'enable')  # of MMDetection and MMSegmentation, and of MMPr
 class ShowSomeHook(Hook):
     """Draw at most so many pictures of a test, evenly spread over it.
 
-    It switches the visualisation hook of MMDetection, MMSegmentation or MMPreTrain on and off; MMDetection's draws all pictures of
-    a test, at a second each where there are hundreds of masks.
+    It switches the visualisation hook of MMDetection, MMSegmentation or MMPreTrain on and off; MMDetection's draws all pictures
+    of a test, at a second each where there are hundreds of masks.
 
     Args:
         at_most: pictures to draw, 1 or more; fewer if they do not divide the batches evenly.
@@ -32,9 +32,8 @@ class ShowSomeHook(Hook):
         self._interval = 1
 
     def before_test(self, runner: Runner) -> None:
-        found = [(hook, switch) for hook in runner.hooks for switch in _SWITCHES if type(hook).__name__.endswith('VisualizationHook')
-                 and hasattr(hook, switch)]
-        self._drawing = [(hook, switch) for hook, switch in found if getattr(hook, switch)]
+        hooks = [hook for hook in runner.hooks if type(hook).__name__.endswith('VisualizationHook')]
+        self._drawing = [(hook, switch) for hook in hooks for switch in _SWITCHES if getattr(hook, switch, False)]
         batches = max(1, self.at_most // ((runner.test_dataloader.batch_size or 1) * runner.world_size))
         self._interval = ceil(len(runner.test_dataloader) / batches)
 
