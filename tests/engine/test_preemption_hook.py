@@ -128,6 +128,13 @@ def test_a_launcher_of_several_processes_finds_a_note(train, tmp_path, monkeypat
     assert end.value.code == 0 and (tmp_path / 'note').read_text() == 'SIGUSR1'
 
 
+def test_a_launcher_that_was_told_first_may_be_gone(train, tmp_path, monkeypatch):
+    monkeypatch.setenv('HYBRID_MM_INTERRUPTED', str(tmp_path / 'removed' / 'note'))
+    with pytest.raises(SystemExit) as end:
+        train(EPOCHS, Signal(signal.SIGTERM, step=2))
+    assert end.value.code == 0
+
+
 def test_former_handlers_are_back_after_a_training(train, handlers):
     train(EPOCHS)
     assert [signal.getsignal(number) for number in HANDLERS] == handlers

@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -191,7 +192,8 @@ class PreemptionHook(Hook):
             signal.signal(each, signal.SIG_IGN)  # all is saved, and the status has to come through
         note = os.environ.get('HYBRID_MM_INTERRUPTED')
         if note:
-            Path(note).write_text(name)
+            with suppress(FileNotFoundError):  # the launcher's script has gone, and its folder with it
+                Path(note).write_text(name)
         raise SystemExit(0 if note else INTERRUPTED)
 
     @master_only
