@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attend, attend_among, check_at_least_one, count_heads
+from .add_conv import add_conv
+from .norm_act_conv import IDENTITY, norm_act_conv
 from .tracing import is_symbolic
 
 
@@ -61,7 +63,7 @@ class HMHSA(nn.Module):
         self.proj = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x))  # (B, 3C, H, W)
+        qkv = norm_act_conv(x, self.norm, IDENTITY, self.qkv)  # (B, 3C, H, W)
         if self.grid_size == 1:
             q, k, v = qkv.chunk(3, dim=1)
             return self.proj(global_attention(q, k, v, self.num_heads))
@@ -69,8 +71,8 @@ class HMHSA(nn.Module):
         local = grid_attention(qkv, self.num_heads, self.grid_size)
         z = self.grid_norm(x + local)
         pooled = F.avg_pool2d(z, self.pool_ratio, ceil_mode=True, count_include_pad=False)  # (B, C, ceil(H/r), ceil(W/r))
-        k, v = self.kv(self.pool_norm(pooled)).chunk(2, dim=1)
-        return self.proj(global_attention(self.q(z), k, v, self.num_heads) + z)
+        k, v = norm_act_conv(pooled, self.pool_norm, IDENTITY, self.kv).chunk(2, dim=1)
+        return add_conv(global_attention(self.q(z), k, v, self.num_heads), z, self.proj)
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}, grid_size={self.grid_size}, pool_ratio={self.pool_ratio}'

@@ -3,6 +3,9 @@ from typing import Callable, Optional
 
 from torch import Tensor, nn
 
+from .depthwise import DepthwiseConv2d
+from .norm_act_conv import IDENTITY, norm_act_conv
+
 
 class InvertedResidual(nn.Module):
     """The block behind attention in TransCNN and HAT-Net (arXiv 2106.03180): widen with a 1x1 convolution, mix neighbours
@@ -25,11 +28,10 @@ class InvertedResidual(nn.Module):
     def __init__(self, channels: int, expansion: int = 4, kernel_size: int = 3,
                  norm_layer: Callable[[int], nn.Module] = nn.BatchNorm2d, pre_norm: bool = False) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size={kernel_size} is not allowed; choose an odd number, 1 or more')
+        self.pre_norm = pre_norm
         wide = channels * expansion
         widen = nn.Conv2d(channels, wide, 1, bias=False)
-        mix = nn.Conv2d(wide, wide, kernel_size, padding=kernel_size // 2, groups=wide, bias=False)
+        mix = DepthwiseConv2d(wide, kernel_size, bias=False)
         narrow = nn.Conv2d(wide, channels, 1, bias=False)
         if pre_norm:
             self.expand = nn.Sequential(norm_layer(channels), widen, nn.SiLU())
@@ -40,7 +42,14 @@ class InvertedResidual(nn.Module):
         self.project = nn.Sequential(narrow, norm_layer(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.depthwise(self.expand(x)))
+        # norms and activations go with the convolutions behind them
+        narrow, norm = self.project
+        if self.pre_norm:
+            (norm_1, widen, act_1), (mix, act_2) = self.expand, self.depthwise
+            x = norm_act_conv(norm_act_conv(x, norm_1, IDENTITY, widen), IDENTITY, act_1, mix)
+            return norm(norm_act_conv(x, IDENTITY, act_2, narrow))
+        (widen, norm_1, act_1), (mix, norm_2, act_2) = self.expand, self.depthwise
+        return norm(norm_act_conv(norm_act_conv(widen(x), norm_1, act_1, mix), norm_2, act_2, narrow))
 
 
 class MobileInvertedResidual(nn.Module):

@@ -1,6 +1,12 @@
-"""What records a network at the moment, if anything does: a compiler, a tracer or an export."""
+"""What records or casts what a network does at the moment: a compiler, a tracer, an export, autocast."""
+from contextlib import contextmanager
+from typing import Iterator, Optional
+
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
+
+_forced = False
 
 
 def is_symbolic(*sizes: int) -> bool:
@@ -15,4 +21,22 @@ def is_traced() -> bool:
 
 def needs_plain() -> bool:
     """Whether plain operators alone may run: torch traces them, or torch.func or forward-mode derivatives transform them."""
-    return is_traced() or torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return _forced or is_traced() or torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Within it all layers compute in plain operators, without the forms made for speed and memory, which they are equal to."""
+    global _forced
+    before, _forced = _forced, True
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
+    """The dtype that autocast computes convolutions and products of this tensor in; None if it is off, or the tensor in float64."""
+    device = x.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if on else None

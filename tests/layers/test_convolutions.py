@@ -28,10 +28,10 @@ def test_inverted_residual_norms_stand_where_the_releases_have_them():
         return [type(m).__name__ for m in layer.modules() if not list(m.children())]
 
     assert names(InvertedResidual(8)) == [
-        'Conv2d', 'BatchNorm2d', 'SiLU', 'Conv2d', 'BatchNorm2d', 'SiLU', 'Conv2d', 'BatchNorm2d'
+        'Conv2d', 'BatchNorm2d', 'SiLU', 'DepthwiseConv2d', 'BatchNorm2d', 'SiLU', 'Conv2d', 'BatchNorm2d'
     ]
     assert names(InvertedResidual(8, pre_norm=True)) == [
-        'BatchNorm2d', 'Conv2d', 'SiLU', 'Conv2d', 'SiLU', 'Conv2d', 'BatchNorm2d'
+        'BatchNorm2d', 'Conv2d', 'SiLU', 'DepthwiseConv2d', 'SiLU', 'Conv2d', 'BatchNorm2d'
     ]
 
 
