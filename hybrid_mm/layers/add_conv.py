@@ -35,5 +35,6 @@ class _AddConv(torch.autograd.Function):
         a, b, weight = ctx.saved_tensors
         of_a, of_b, _, of_bias = ctx.needs_input_grad
         of_sum, of_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad, (a + b).to(weight.dtype), weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, of_bias])
+            grad, (a + b).to(weight.dtype), weight, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1,
+            [True, True, of_bias])
         return of_sum.to(a.dtype) if of_a else None, of_sum.to(b.dtype) if of_b else None, of_weight, grad_bias

@@ -1,8 +1,9 @@
 """Depthwise convolution whose weights learn at the speed of its forward pass on CPUs.
 
-oneDNN, PyTorch's library for CPUs, has a fast kernel for the gradient of depthwise weights up to three columns wide and falls back
-to a loop beyond. One core, 256 channels of 96x160 in channels_last, milliseconds: forward 5x5 4.9 in float32 and 2.4 in bfloat16;
-the gradient of its weights 50 and 256; that of 5x3 weights 5.4 and 4.2. So wide kernels are cut into pieces of three columns.
+oneDNN, PyTorch's library for CPUs, has a fast kernel for the gradient of depthwise weights up to three columns wide, and falls
+back to a loop beyond. One core, 256 channels of 96x160 in channels_last, milliseconds: forward 5x5 4.9 in float32 and 2.4 in
+bfloat16; the gradient of its weights 50 and 256; that of 5x3 weights 5.4 and 4.2. So wide kernels are cut into pieces of three
+columns.
 """
 from typing import Any, Optional, Sequence, Tuple
 

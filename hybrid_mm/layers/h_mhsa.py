@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, attend_among, check_at_least_one, count_heads
 from .add_conv import add_conv
+from .attention import attend, attend_among, check_at_least_one, count_heads
 from .norm_act_conv import IDENTITY, norm_act_conv
 from .tracing import is_symbolic
 

@@ -1,8 +1,8 @@
 """A norm, an activation and a convolution that keep the input of the norm alone for the backward pass.
 
 By themselves the three keep three maps: the inputs of the norm, of the activation and of the convolution. The latter two follow
-from the first and from the statistics, so the backward pass computes them again, as In-Place ABN (Rota Bulò et al., arXiv 1712.02616)
-does with the activation. The gradients are those of the three layers.
+from the first and from the statistics, so the backward pass computes them again, as In-Place ABN (Rota Bulò et al., arXiv
+1712.02616) does with the activation. The gradients are those of the three layers.
 """
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Type
 
@@ -29,9 +29,9 @@ _ACTIVATIONS: Dict[Type[nn.Module], Tuple[Callable[..., Tensor], Callable[[Tenso
 def norm_act_conv(x: Tensor, norm: nn.Module, act: nn.Module, conv: nn.Module) -> Tensor:
     """``conv(act(norm(x)))``, keeping x alone for the backward pass: (B, C, H, W) to what the convolution gives.
 
-    It does so where the norm is a BatchNorm2d, with the statistics of the batch or its own, or Identity, the activation SiLU, ReLU,
-    ReLU6 or Identity, and the convolution an ordinary one. Else, and where a hook listens to one of the three, they run as they
-    are.
+    It does so where the norm is a BatchNorm2d, with the statistics of the batch or its own, or Identity, the activation SiLU,
+    ReLU, ReLU6 or Identity, and the convolution an ordinary one. Else, and where a hook listens to one of the three, they run as
+    they are.
     """
     if not _keeps_input_alone(x, norm, act, conv):
         return conv(act(norm(x)))
@@ -81,10 +81,11 @@ class _NormActConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, gamma, beta, weight, mean, spread = ctx.saved_tensors
         if torch.is_grad_enabled():
-            activate, running = _ACTIVATIONS[ctx.act][0], (None, None) if ctx.by_batch else (mean, spread)
+            activate = _ACTIVATIONS[ctx.act][0]
 
             def before_conv(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-                return activate(F.batch_norm(x, *running, gamma, beta, ctx.by_batch, 0., ctx.eps))
+                its_own = (None, None) if ctx.by_batch else (mean, spread)
+                return activate(F.batch_norm(x, its_own[0], its_own[1], gamma, beta, ctx.by_batch, 0., ctx.eps))
 
             return (*_differentiably(ctx, grad, before_conv, x, gamma, beta, weight), None, None, None)
         # spread is the variance of the running statistics, or 1 / sqrt(variance + eps) of the batch's

@@ -36,7 +36,7 @@ def plain() -> Iterator[None]:
 
 
 def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
-    """The dtype that autocast computes convolutions and products of this tensor in; None if it is off, or the tensor in float64."""
+    """The dtype that autocast computes products of this tensor in; None if it is off, or the tensor is in float64."""
     device = x.device.type
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64
     return torch.get_autocast_dtype(device) if on else None

@@ -22,7 +22,7 @@ class PreciseBNHook(Hook):
     The running averages are of crops, of augmented colours and of weights that were still moving; a network with ParC also sees
     other borders in a crop than in a whole picture. Here pictures of the training part go through the pipeline of the tests, the
     weights stay as they are, and the statistics are the plain average over batches of them (Wu and Johnson, "Rethinking 'Batch'
-    in BatchNorm", arXiv 2105.07576, section 3). MMPreTrain's hook of this name takes them from the training crops.
+    in BatchNorm", arXiv 2105.07576, section 3). MMPreTrain's hook of this name sees the training crops.
 
     Layers whose statistics are not trained (``norm_eval``, frozen stages) are left alone. Every process sees the same pictures, so
     all end with the same statistics.
