@@ -74,9 +74,9 @@ class SeTformerBlock(nn.Module):
             self.gamma1 = self.gamma2 = None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(_scale(self.attn(self.norm1(x)), self.gamma1))
+        x = self.drop_path.add(x, _scale(self.attn(self.norm1(x)), self.gamma1))
         out = self.mlp(self.norm2(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # on (B, H, W, C)
-        return x + self.drop_path(_scale(out, self.gamma2))
+        return self.drop_path.add(x, _scale(out, self.gamma2))
 
     def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
         for key in (f'{prefix}gamma1', f'{prefix}gamma2'):

@@ -28,8 +28,8 @@ class TransCNNBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(x))
-        return x + self.drop_path(self.irb(x))
+        x = self.drop_path.add(x, self.attn(x))
+        return self.drop_path.add(x, self.irb(x))
 
 
 @MODELS.register_module()

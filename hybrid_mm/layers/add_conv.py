@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .norm_act_conv import is_watched
-from .tracing import autocast_dtype, needs_plain
+from .tracing import autocast_dtype, is_watched, needs_plain
 
 
 def add_conv(a: Tensor, b: Tensor, conv: nn.Conv2d) -> Tensor:

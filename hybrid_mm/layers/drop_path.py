@@ -2,6 +2,8 @@
 import torch
 from torch import Tensor, nn
 
+from .tracing import is_watched, needs_plain
+
 
 class DropPath(nn.Module):
     """Drops a residual branch in training, for each picture of a batch by itself (stochastic depth, arXiv 1603.09382).
@@ -28,9 +30,18 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.drop_prob == 0 or not self.training:
             return x
-        kept = 1 - self.drop_prob
+        return x.div(1 - self.drop_prob) * self._kept(x)
+
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """``x + drop_path(branch)`` in one pass over memory."""
+        if self.drop_prob == 0 or not self.training or needs_plain() or is_watched(self):
+            return x + self(branch)
+        return torch.addcmul(x, branch, self._kept(branch).div_(1 - self.drop_prob))
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """1 for each picture of a batch that keeps the branch, 0 for each that loses it, (B, 1, ...)."""
         numbers = torch.rand((x.shape[0], ) + (1, ) * (x.ndim - 1), dtype=x.dtype, device=x.device)
-        return x.div(kept) * (kept + numbers).floor()
+        return (1 - self.drop_prob + numbers).floor()
 
     def extra_repr(self) -> str:
         return f'drop_prob={self.drop_prob}'

@@ -9,14 +9,12 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Type
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from .depthwise import DepthwiseConv2d, input_gradient, is_wide, weight_gradient
-from .tracing import autocast_dtype, needs_plain
+from .tracing import autocast_dtype, is_watched, needs_plain
 
 IDENTITY = nn.Identity()  # the norm or the activation where there is none
 _aten = torch.ops.aten
-_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 # activation -> output from input, in place or not; gradient of the input from that of the output, in place of it, and the input
 _ACTIVATIONS: Dict[Type[nn.Module], Tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     nn.SiLU: (F.silu, lambda grad, x: _aten.silu_backward(grad, x, grad_input=grad)),
@@ -148,10 +146,3 @@ def _keeps_input_alone(x: Tensor, norm: nn.Module, act: nn.Module, conv: nn.Modu
         return False
     # one value a channel, or none, is an error or a case of its own
     return x.numel() // x.shape[1] > 1
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether a hook or a forward method of its own has to see a call of this module."""
-    return ('forward' in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS)
-            or bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-                    or torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks))

@@ -1,11 +1,13 @@
-"""What records or casts what a network does at the moment: a compiler, a tracer, an export, autocast."""
+"""What watches, records or casts what a network does at the moment: hooks, a compiler, a tracer, an export, autocast."""
 from contextlib import contextmanager
 from typing import Iterator, Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_module
 
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 _forced = False
 
 
@@ -40,3 +42,10 @@ def autocast_dtype(x: Tensor) -> Optional[torch.dtype]:
     device = x.device.type
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64
     return torch.get_autocast_dtype(device) if on else None
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook or a forward method of its own has to see a call of this module."""
+    return ('forward' in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS)
+            or bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+                    or torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks))

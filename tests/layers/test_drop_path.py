@@ -49,3 +49,20 @@ def test_compiles_whole():
 def test_refuses_rates_that_keep_nothing_or_more_than_all(rate):
     with pytest.raises(ValueError, match=f'drop_prob={rate} is not allowed; choose a number from 0 to below 1'):
         DropPath(rate)
+
+
+def test_adding_is_one_operation_with_the_same_pictures():
+    x, branch = torch.rand(64, 3, 2, 2, dtype=torch.float64), torch.rand(64, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    layer = DropPath(0.3)
+    torch.manual_seed(0)
+    expected = x + layer(branch)
+    torch.manual_seed(0)
+    out = layer.add(x, branch)
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+    assert 'Addcmul' in out.grad_fn.name()
+    gradients = [torch.autograd.grad(o.square().sum(), branch)[0] for o in (out, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+    seen = []
+    layer.register_forward_hook(lambda *_: seen.append(1))
+    layer.add(x, branch)
+    assert seen and torch.equal(layer.eval().add(x, branch), x + branch)

@@ -24,8 +24,8 @@ class PreciseBNHook(Hook):
     weights stay as they are, and the statistics are the plain average over batches of them (Wu and Johnson, "Rethinking 'Batch'
     in BatchNorm", arXiv 2105.07576, section 3). MMPreTrain's hook of this name sees the training crops.
 
-    Layers whose statistics are not trained (``norm_eval``, frozen stages) are left alone. Every process sees the same pictures, so
-    all end with the same statistics.
+    Layers whose statistics are not trained (``norm_eval``, frozen stages) are left alone. Every process sees the same pictures,
+    so all end with the same statistics.
 
     Args:
         num_pictures: how many, evenly spread over the training part; all, if there are fewer.
