@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_mm.layers import DropPath, LayerNorm2d, ParCHW
+from hybrid_mm.layers.depthwise import DepthwiseConv2d
 from hybrid_mm.registry import MODELS
 
 from .base import BaseBackbone, parse_insert_locations
@@ -31,7 +32,7 @@ class ParCConvNeXtBlock(nn.Module):
                  mixer: Optional[nn.Module] = None,
                  drop_path_rate: float = 0.) -> None:
         super().__init__()
-        self.dwconv = mixer or nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.dwconv = mixer or DepthwiseConv2d(channels, 7)
         self.norm = norm_layer(channels)
         self.pwconv1 = nn.Linear(channels, 4 * channels)
         self.act = nn.GELU()
@@ -44,7 +45,7 @@ class ParCConvNeXtBlock(nn.Module):
         out = self.pwconv2(self.act(self.pwconv1(out)))
         if self.gamma is not None:
             out = self.gamma * out
-        return x + self.drop_path(out.permute(0, 3, 1, 2))  # (B, H, W, C) -> (B, C, H, W)
+        return self.drop_path.add(x, out.permute(0, 3, 1, 2))  # (B, H, W, C) -> (B, C, H, W)
 
 
 @MODELS.register_module()

@@ -4,7 +4,7 @@ from typing import Callable, Optional
 from torch import Tensor, nn
 
 from .depthwise import DepthwiseConv2d
-from .norm_act_conv import IDENTITY, norm_act_conv
+from .norm_act_conv import IDENTITY, keeps_all, norm_act_conv
 
 
 class InvertedResidual(nn.Module):
@@ -42,7 +42,8 @@ class InvertedResidual(nn.Module):
         self.project = nn.Sequential(narrow, norm_layer(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        # norms and activations go with the convolutions behind them
+        if keeps_all(self.expand, self.depthwise, self.project):
+            return self.project(self.depthwise(self.expand(x)))
         narrow, norm = self.project
         if self.pre_norm:
             (norm_1, widen, act_1), (mix, act_2) = self.expand, self.depthwise
@@ -82,5 +83,9 @@ class MobileInvertedResidual(nn.Module):
         self.drop_path = drop_path or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.project(self.depthwise(self.expand(x)))
+        if isinstance(self.expand, nn.Identity) or keeps_all(self.expand, self.depthwise, self.project):
+            out = self.project(self.depthwise(self.expand(x)))
+        else:
+            (widen, norm_1, act_1), (mix, norm_2, act_2), (narrow, norm_3) = self.expand, self.depthwise, self.project
+            out = norm_3(norm_act_conv(norm_act_conv(widen(x), norm_1, act_1, mix), norm_2, act_2, narrow))
         return x + self.drop_path(out) if self.adds_input else out

@@ -133,12 +133,17 @@ def _count_batch(norm: nn.BatchNorm2d) -> float:
     return norm.momentum or 0.
 
 
+def keeps_all(*containers: nn.Module) -> bool:
+    """Whether layers run one by one, as in a container of them: nothing learns, plain operators are wanted, or a hook listens."""
+    return not torch.is_grad_enabled() or needs_plain() or any(map(is_watched, containers))
+
+
 def _keeps_input_alone(x: Tensor, norm: nn.Module, act: nn.Module, conv: nn.Module) -> bool:
     if type(norm) not in (nn.BatchNorm2d, nn.Identity) or type(act) not in _ACTIVATIONS or type(act) is type(norm):
         return False
     if type(conv) not in (nn.Conv2d, DepthwiseConv2d) or isinstance(conv.padding, str) or conv.padding_mode != 'zeros':
         return False
-    if not torch.is_grad_enabled() or needs_plain() or any(map(is_watched, (norm, act, conv))):
+    if keeps_all(norm, act, conv):
         return False
     if isinstance(norm, nn.BatchNorm2d) and norm.weight is None or x.ndim != 4:
         return False

@@ -7,7 +7,7 @@ from hybrid_mm.layers.depthwise import DepthwiseConv2d, depthwise_conv2d
 from hybrid_mm.layers.tracing import plain
 
 CASES = [((2, 4, 9, 11), (5, 5)), ((2, 4, 9, 11), (3, 7)), ((1, 3, 6, 5), (7, 9)), ((2, 5, 1, 14), (1, 31)),
-         ((2, 5, 4, 14), (1, 5)), ((1, 3, 2, 2), (5, 5))]
+         ((2, 5, 4, 14), (1, 5)), ((1, 3, 2, 2), (5, 5)), ((1, 3, 3, 3), (7, 7))]
 
 
 def tensors(shape, kernel, memory_format):
@@ -63,6 +63,11 @@ def test_only_what_is_asked_for_is_computed(change):
     if out.requires_grad:
         out.sum().backward()
         assert x.grad is not None and weight.grad is not None
+
+
+def test_a_map_narrower_than_half_of_the_kernel_is_torch_s():
+    x, weight, bias = tensors((1, 2, 2, 2), (7, 7), torch.channels_last)
+    assert 'Depthwise' not in depthwise_conv2d(x, weight, bias).grad_fn.name()
 
 
 def test_narrow_kernels_and_inference_are_those_of_torch():
