@@ -1,4 +1,4 @@
-"""Stands for ``mmcv.ops`` beside mmcv-lite, which has no compiled operators: `run.sh` copies it there as ``mmcv/ops/__init__.py``.
+"""Stands for ``mmcv.ops`` beside mmcv-lite, which has no compiled operators; `run.sh` puts it there.
 
 MMSegmentation imports these four at its start, whatever the network; UperNet and FCN use none of them.
 """

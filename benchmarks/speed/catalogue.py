@@ -1,5 +1,5 @@
 """The networks, their forms and the goals of the benchmark."""
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 
 class Network(NamedTuple):
@@ -20,7 +20,7 @@ NETWORKS = {
     'parc_mbv2': Network('ParC-MobileNetV2', 'ours', 'parc_mbv2'),
     'parcnet_s': Network('ParC-Net-S', 'ours', 'parcnet_s'),
     'swin_t': Network('Swin-T', 'peer', 'swin_t', dict(
-        type='mmpretrain.SwinTransformer', arch='tiny', out_indices=(0, 1, 2, 3), drop_path_rate=0.1)),
+        type='mmpretrain.SwinTransformer', arch='tiny', out_indices=(0, 1, 2, 3), pad_small_map=True, drop_path_rate=0.1)),
     'convnext_t': Network('ConvNeXt-T', 'peer', 'convnext_t'),
     'r50': Network('ResNet-50', 'peer', 'r50', dict(
         type='mmpretrain.ResNet', depth=50, out_indices=(0, 1, 2, 3), norm_eval=False)),

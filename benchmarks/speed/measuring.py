@@ -47,7 +47,8 @@ class Cell(NamedTuple):
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.device, self.sizes[0][0], train=self.mode == 'training', backbone=True, dtype=torch_dtype(self.dtype))
+        return Settings(self.device, self.sizes[0][0], train=self.mode == 'training', backbone=True,
+                        dtype=torch_dtype(self.dtype))
 
 
 class Job(NamedTuple):
