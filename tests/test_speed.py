@@ -184,6 +184,20 @@ def test_form_that_is_not_there_is_named(monkeypatch):
         forms.in_form(torch.nn.Identity(), Entry('transcnn_b', 'optimised'), 'fp32')
 
 
+def test_optimised_form_has_its_number_format_itself(monkeypatch):
+    class Identity(torch.nn.Module):
+        def forward(self, x):
+            seen.append((x.dtype, torch.is_autocast_enabled('cpu')))
+            return x
+
+    seen = []
+    monkeypatch.setattr(forms.hybrid_mm.deploy, 'optimise', lambda network, dtype: seen.append(dtype) or network, raising=False)
+    cell = CELL._replace(sizes=((1, 32, 32), ), mode='inference', dtype='bf16')
+    for form in ('optimised', 'eager'):
+        measuring._step(Identity(), Entry('glit_s', form), cell)()
+    assert seen == ['bfloat16', (torch.float32, False), (torch.float32, True)]
+
+
 # ---- tables ----
 
 
@@ -253,6 +267,14 @@ def test_page_is_what_the_results_give(root):
     text = (root / page.PAGE).read_text()
     assert page.render(text, found) == text, 'run python benchmarks/speed.py --write'
     assert all((root / 'docs' / name).is_file() for name in page.plots_of(found))
+
+
+def test_results_of_another_machine_are_added(speed, tmp_path):
+    ours, other = synthetic(r50=entry_of('r50', [1.] * 3)), synthetic(r50=entry_of('r50', [2.] * 3))
+    records.write(tmp_path / 'speed.json', ours)
+    records.write(tmp_path / 'other.json', dict(other, machine='another', device='cuda'))
+    assert speed('--add', tmp_path / 'other.json')[0] == 0 and len(records.read(tmp_path / 'speed.json')) == 2
+    assert 'is not there; give a file that --out wrote' in speed('--add', tmp_path / 'none.json')[0]
 
 
 def test_file_of_something_else_is_named(tmp_path):

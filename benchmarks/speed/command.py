@@ -57,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, default=ROOT / 'benchmarks' / 'speed.json', metavar='FILE.json',
                         help='where the results go (default: benchmarks/speed.json)')
     parser.add_argument('--plan', action='store_true', help='only list what would be measured')
+    parser.add_argument('--add', type=Path, nargs='+', default=[], metavar='FILE.json',
+                        help='only put the results of other files, from other machines, into that of --out')
     parser.add_argument('--write', action='store_true', help='only write the tables and plots of docs/speed.md')
     return parser
 
@@ -71,6 +73,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    for path in args.add:
+        if not path.exists():
+            raise SetupError(f'--add {path} is not there; give a file that --out wrote')
+        for record in records.read(path):
+            records.write(args.out, record)
+        print(f'{path} added to {args.out}')
+    if args.add and not args.write:
+        return 0
     if args.write:
         for path in write_page(ROOT, records.read(args.out)):
             print(f'{path} written')

@@ -1,5 +1,4 @@
 """A network built, its multiply-adds, and its forms."""
-import inspect
 from contextlib import ExitStack, nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -98,7 +97,8 @@ class _Plain(nn.Module):
 
 
 def in_form(network: nn.Module, entry: Entry, dtype: str) -> nn.Module:
-    """What is called with images; it has the weights of the network, but for the optimised form, which has copies.
+    """What is called with images; it has the weights of the network, but for the optimised form, which has copies, in the
+    number format itself.
 
     Raises:
         SetupError: there is no such form here.
@@ -115,8 +115,7 @@ def in_form(network: nn.Module, entry: Entry, dtype: str) -> nn.Module:
         optimise = getattr(hybrid_mm.deploy, 'optimise', None)
         if optimise is None:
             raise SetupError('hybrid_mm.deploy has no optimise; leave --optimise out')
-        takes_dtype = 'dtype' in inspect.signature(optimise).parameters
-        return optimise(network, **({'dtype': torch_dtype(dtype)} if takes_dtype and DTYPES[dtype] else {}))
+        return optimise(network, dtype=DTYPES[dtype])
     return network
 
 

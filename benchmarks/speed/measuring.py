@@ -18,7 +18,7 @@ from torch import nn
 
 from hybrid_mm.analysis.measurement import Step, in_turn, moved_bytes, peak_bytes, seconds
 from hybrid_mm.analysis.speed import Settings, explained, step_of
-from hybrid_mm.compat import flush_denormals
+from hybrid_mm.compat import flush_denormals, mend_torchvision
 from hybrid_mm.errors import first_line
 
 from .catalogue import BASE, Entry
@@ -118,6 +118,7 @@ def measure_memory(pipe: Connection, job: Job) -> None:
 
 def _begin(cell: Cell) -> bool:
     """Set the process up; whether it works on a GPU."""
+    mend_torchvision()  # a process that is no fork has it to do
     torch.set_num_threads(cell.threads)
     if cell.device == 'cpu':
         torch.set_flush_denormal(True)
@@ -141,7 +142,8 @@ def _network(name: str, cell: Cell) -> nn.Module:
 def _step(network: nn.Module, entry: Entry, cell: Cell) -> Step:
     batch, height, width = cell.sizes[entry.size]
     images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0)).to(cell.device)
-    return step_of(in_form(network, entry, cell.dtype), images, '', cell.settings)
+    settings = cell.settings._replace(dtype=None) if entry.form == 'optimised' else cell.settings  # it needs no autocast
+    return step_of(in_form(network, entry, cell.dtype), images, '', settings)
 
 
 def _limits(cell: Cell) -> Dict[str, Tuple[Step, int]]:
