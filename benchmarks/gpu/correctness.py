@@ -13,17 +13,19 @@ compile     each backbone through torch.compile: outputs and gradients, in float
 =========== =================================================================================================================
 
 The cases and the tolerances are those of the tests, without pytest. An error is a difference over the size of what is right.
+What is compiled has fewer blocks, and `--workers` processes do it beside the rest.
 `TIME_LEFT` in the environment says how many seconds there are; what is not reached is named.
 """
 import argparse
+import concurrent.futures
 import copy
 import importlib
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -37,10 +39,12 @@ mend_torchvision()
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+from backbones.features import SHORT  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 import hybrid_mm.registry  # noqa: E402, F401
 from hybrid_mm.errors import first_line  # noqa: E402
+from hybrid_mm.networks import quiet  # noqa: E402
 from hybrid_mm.output import whole_file  # noqa: E402
 
 attention, parc, backbones, kernels, transport = map(importlib.import_module, (
@@ -90,12 +94,14 @@ def parc_layer(backend, dtype, memory_format, device):
 
 
 @lru_cache(maxsize=4)
-def expected_of(name, training):
-    return backbones.step(built(name, training).double(), image_of().double(), torch.float64)
+def expected_of(name, training=False, short=False):
+    network = built(name, training, **(SHORT.get(name, {}) if short else {}))
+    return backbones.step(network.double(), image_of().double(), torch.float64)
 
 
 def built(name, training, **kwargs):
-    network = backbones.build(name, **kwargs)
+    with quiet():
+        network = backbones.build(name, **kwargs)
     network.train(training)  # of some it returns nothing
     return network
 
@@ -104,18 +110,27 @@ def image_of():
     return torch.randn(2, 3, 64, 83, generator=torch.Generator().manual_seed(0))
 
 
-def backbone(name, dtype, memory_format, training, wrap, device):
-    """The larger of the errors of outputs and of gradients, each over its tolerance, as the tests have them."""
+def backbone(name, dtype, memory_format, training, device):
     ours = name in backbones.OURS
     image = image_of().to(device)
     if not ours and memory_format == 'channels_last':
         image = image.contiguous(memory_format=torch.channels_last)
     network = built(name, training, **(dict(memory_format=memory_format) if ours else {})).to(device)
-    outputs, gradient = backbones.step(wrap(network), image, dtype)
-    of_outputs, of_gradient = (_FOR_STATISTICS**training * tolerance for tolerance in backbones.TOLERANCES[dtype])
-    wanted, wanted_gradient = expected_of(name, training)
-    return max(distance(outputs, wanted) / of_outputs,
-               ((gradient - wanted_gradient).norm() / wanted_gradient.norm()).item() / of_gradient), 1.
+    return beside(backbones.step(network, image, dtype), expected_of(name, training), dtype, _FOR_STATISTICS if training else 1)
+
+
+def compiled(name, dtype, backend, device):
+    torch._dynamo.reset()
+    network = torch.compile(built(name, False, **SHORT.get(name, {})).to(device), backend=backend)
+    return beside(backbones.step(network, image_of().to(device), dtype), expected_of(name, short=True), dtype)
+
+
+def beside(found, wanted, dtype, factor=1):
+    """The larger of the errors of outputs and of gradients, each over its tolerance, as the tests have them."""
+    (outputs, gradient), (expected, expected_gradient) = found, wanted
+    of_outputs, of_gradient = (factor * tolerance for tolerance in backbones.TOLERANCES[dtype])
+    return max(distance(outputs, expected) / of_outputs,
+               ((gradient - expected_gradient).norm() / expected_gradient.norm()).item() / of_gradient), 1.
 
 
 def kernel(case, device):
@@ -129,9 +144,9 @@ def kernel(case, device):
 def distributed(name, device):
     """Gradients of one process with DistributedDataParallel, over those without it."""
     image = image_of().to(device)
-    _, expected = backbones.step(backbones.build(name).to(device), image, torch.float32)
+    _, expected = backbones.step(built(name, False).to(device), image, torch.float32)
     ids = [0] if device.type == 'cuda' else None
-    _, ours = backbones.step(DistributedDataParallel(backbones.build(name).to(device), device_ids=ids), image, torch.float32)
+    _, ours = backbones.step(DistributedDataParallel(built(name, False).to(device), device_ids=ids), image, torch.float32)
     return ((ours - expected).norm() / expected.norm()).item(), 1e-3
 
 
@@ -149,65 +164,83 @@ def checks(device, small):
             yield from (('parc', f'{backend}, {dtype}, {memory}', partial(parc_layer, backend, dtype, memory))
                         for memory in formats)
     cases = {**kernels.CASES, **MORE_KERNELS}
-    for name in ['one token'] if small else cases:
+    interpreted = device.type == 'cpu' and os.environ.get('TRITON_INTERPRET')  # slowly
+    for name in ['one token'] if small else cases if device.type == 'cuda' or interpreted else []:
         yield 'kernels', name, partial(kernel, cases[name])
     for name in names:
         for dtype in [torch.float32, torch.bfloat16] if small else backbones.TOLERANCES:
-            yield from (('backbones', f'{name}, {dtype}, {memory}', partial(backbone, name, dtype, memory, False, nothing))
+            yield from (('backbones', f'{name}, {dtype}, {memory}', partial(backbone, name, dtype, memory, False))
                         for memory in formats)
-        yield 'training', f'{name}, float32', partial(backbone, name, torch.float32, 'channels_last', True, nothing)
+        yield 'training', f'{name}, float32', partial(backbone, name, torch.float32, 'channels_last', True)
     yield from (('ddp', name, partial(distributed, name)) for name in (names[:1] if small else names))
     for dtype in [torch.float32] if small else [torch.float32, torch.bfloat16]:
         for name in names[:1] if small else names:
-            yield 'compile', f'{name}, {dtype}', partial(
-                backbone, name, dtype, 'channels_last', False, partial(compiled, backend='eager' if small else 'inductor'))
+            yield 'compile', f'{name}, {dtype}', partial(compiled, name, dtype, 'eager' if small else 'inductor')
 
 
-def nothing(network):
-    return network
+def result(check, device):
+    """What a check found, or what went wrong in it."""
+    begun, own = time.monotonic(), {}
+    try:
+        error, allowed = check(device)
+        own.update(error=error, allowed=allowed)
+        if not error <= allowed:  # NaN, too
+            own['failed'] = f'error {error:.3g}, above {allowed:.3g}'
+    except Exception as error:
+        own['failed'] = f'{type(error).__name__}: {first_line(error)}'
+    return dict(own, seconds=round(time.monotonic() - begun, 3))
 
 
-def compiled(network, backend):
-    torch._dynamo.reset()
-    return torch.compile(network, backend=backend)
+def results(todo, device, workers, end):
+    """(group, name, result) of all checks; those that compile by other processes, and no more of them than time allows."""
+    late = dict(failed='no time was left', reached=False, seconds=0)
+    elsewhere, pool = {}, None
+    if workers:
+        pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), set_up, (device.type, ))
+        elsewhere = {pool.submit(result, check, device): (group, name) for group, name, check in todo if group == 'compile'}
+    for group, name, check in todo:
+        if pool is None or group != 'compile':
+            yield group, name, result(check, device) if time.monotonic() < end else late
+    if pool is not None:
+        done, missing = concurrent.futures.wait(elsewhere, max(0., end - time.monotonic()))
+        for future in done:
+            error = future.exception()  # where its process died
+            own = future.result() if error is None else dict(failed=f'{type(error).__name__}: {first_line(error)}', seconds=0)
+            yield (*elsewhere[future], own)
+        yield from ((*elsewhere[future], late) for future in missing)
+        processes = list(pool._processes.values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:  # what compiles now would go on
+            process.kill()
+
+
+def set_up(kind):
+    """Float32 is float32, and not TF32."""
+    if kind == 'cuda':
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--small', action='store_true', help='a few checks of each kind')
+    parser.add_argument('--workers', type=int, default=0, help='processes that compile (default: none but this one)')
     parser.add_argument('--out', type=Path, default=Path('correctness.json'))
     args = parser.parse_args()
-    device, start = torch.device(args.device), time.monotonic()
+    device, start, found, written = torch.device(args.device), time.monotonic(), [], 0.
     end = start + float(os.environ.get('TIME_LEFT', 'inf')) - 10
-    if device.type == 'cuda':
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    found, written = [], 0.
-    name_of_device = torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'
+    set_up(device.type)
+    on = torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'
 
     def write():
         with whole_file(args.out) as partial_file:
             partial_file.write_text(json.dumps(dict(
-                device=name_of_device, torch=torch.__version__, seconds=round(time.monotonic() - start, 1), checks=found),
-                indent=1) + '\n')
+                device=on, torch=torch.__version__, seconds=round(time.monotonic() - start, 1), checks=found), indent=1) + '\n')
 
-    with tempfile.TemporaryDirectory() as folder, torch.backends.cudnn.flags(allow_tf32=False) if device.type == 'cuda' else (
-            nullcontext()):
+    with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', f'file://{folder}/group', rank=0, world_size=1)
-        for group, name, check in checks(device, args.small):
-            begun = time.monotonic()
-            own = dict(group=group, name=name)
-            if begun >= end:
-                own.update(failed='no time was left', reached=False)
-            else:
-                try:
-                    error, allowed = check(device)
-                    own.update(error=error, allowed=allowed)
-                    if not error <= allowed:  # NaN, too
-                        own['failed'] = f'error {error:.3g}, above {allowed:.3g}'
-                except Exception as error:
-                    own['failed'] = f'{type(error).__name__}: {first_line(error)}'
-            found.append(dict(own, seconds=round(time.monotonic() - begun, 3)))
+        for group, name, own in results(list(checks(device, args.small)), device, args.workers, end):
+            found.append(dict(own, group=group, name=name))
             if 'failed' in own and own.get('reached', True):
                 print(f'{group}: {name}: {own["failed"]}', flush=True)
             if time.monotonic() - written > 1:
