@@ -65,7 +65,7 @@ def main():
     parser.add_argument('--small', action='store_true', help='one network on small pictures')
     parser.add_argument('--out', type=Path, default=Path('real.json'))
     args = parser.parse_args()
-    end, found = time.monotonic() + float(os.environ.get('TIME_LEFT', 'inf')) - 10, []
+    end, found = time.monotonic() + float(os.environ.get('TIME_LEFT', 1e6)) - 10, []
     with one_sentence():
         for name in recipes(args.small):
             found.append(result(name, args.device, args.small) if time.monotonic() < end
