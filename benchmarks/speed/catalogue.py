@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 class Network(NamedTuple):
     """A backbone."""
     title: str
-    group: str  # 'ours', or 'peer', which people would take instead
+    group: str  # 'ours', or 'stock', which people would take instead
     config: str  # of the backbone, a file in configs/_base_/backbones
     instead: Optional[dict] = None  # where MMDetection cannot be imported, as with mmcv-lite
 
@@ -19,12 +19,12 @@ NETWORKS = {
     'parc_r50': Network('ParC-ResNet50', 'ours', 'parc_r50'),
     'parc_mbv2': Network('ParC-MobileNetV2', 'ours', 'parc_mbv2'),
     'parcnet_s': Network('ParC-Net-S', 'ours', 'parcnet_s'),
-    'swin_t': Network('Swin-T', 'peer', 'swin_t', dict(
+    'swin_t': Network('Swin-T', 'stock', 'swin_t', dict(
         type='mmpretrain.SwinTransformer', arch='tiny', out_indices=(0, 1, 2, 3), pad_small_map=True, drop_path_rate=0.1)),
-    'convnext_t': Network('ConvNeXt-T', 'peer', 'convnext_t'),
-    'r50': Network('ResNet-50', 'peer', 'r50', dict(
+    'convnext_t': Network('ConvNeXt-T', 'stock', 'convnext_t'),
+    'r50': Network('ResNet-50', 'stock', 'r50', dict(
         type='mmpretrain.ResNet', depth=50, out_indices=(0, 1, 2, 3), norm_eval=False)),
-    'mbv2': Network('MobileNetV2', 'peer', 'mbv2'),
+    'mbv2': Network('MobileNetV2', 'stock', 'mbv2'),
 }
 BASE = 'swin_t'  # what the ratios are to; it is in every run
 

@@ -5,16 +5,11 @@ from typing import Dict, Sequence, Tuple
 
 from PIL import Image
 
+from benchmarks.real_pictures.plots import LOOKS, Point, name_points
 from hybrid_mm.output import save_figure
 
 from .catalogue import NETWORKS
 from .records import Record
-
-_LOOKS = {  # told apart by colour and by shape
-    'ours': dict(color='#1b6ca8', marker='o', label='ours'),
-    'peer': dict(color='#c8501e', marker='s', label='others'),
-}
-
 
 def plot_times(path: Path, panels: Sequence[Tuple[str, Dict[str, Record]]]) -> None:
     """A panel for each of the titles with their entries; a bar reaches from quartile to quartile. Forms but the eager one are
@@ -23,26 +18,30 @@ def plot_times(path: Path, panels: Sequence[Tuple[str, Dict[str, Record]]]) -> N
 
     from .figures import spread
 
+    drawn = []
     figure = Figure(figsize=(4.6 * len(panels), 4), layout='constrained')
     for ax, (title, cell) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        points = []
         for key, record in cell.items():
             entry = record['networks'][key]
             network, (median, lower, upper) = NETWORKS[entry['network']], spread(entry['seconds'])
-            look = dict(_LOOKS[network.group])
-            look.pop('label')
+            look = {key: value for key, value in LOOKS[network.group].items() if key != 'label'}
             ax.errorbar([entry['macs'] / 1e9], [median], [[median - lower], [upper - median]], ls='', capsize=2, lw=1, ms=5,
                         mfc=look['color'] if entry['form'] == 'eager' else 'white', **look)
             if entry['form'] == 'eager':
-                ax.annotate(network.title, (entry['macs'] / 1e9, median), (5, 0), textcoords='offset points', fontsize=6,
-                            va='center', color=look['color'])
-        for look in _LOOKS.values():
-            ax.plot([], [], ls='', ms=5, **look)
+                points.append(Point(entry['macs'] / 1e9, median, 0., network.group, network.title))
+        for group in ('ours', 'stock'):
+            ax.plot([], [], ls='', ms=5, **LOOKS[group])
         _lines(ax, [entry for key, record in cell.items() for entry in [record['networks'][key]]])
         ax.set(xscale='log', yscale='log', xlabel='multiply-adds of a forward pass, $10^9$', ylabel='seconds of a step')
         ax.set_title('\n'.join(title.rsplit(', ', 1)) if len(title) > 50 else title, fontsize=7)
         ax.margins(x=0.25)
         ax.grid(alpha=0.25, lw=0.5)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize='small', loc='outside lower center', ncols=len(_LOOKS))
+        drawn.append((ax, points))
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize='small', loc='outside lower center', ncols=2)
+    figure.draw_without_rendering()  # which says where the points are in the picture
+    for ax, points in drawn:
+        name_points(ax, points)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(figure, path)
     with Image.open(path) as picture:  # a third of the bytes
