@@ -11,6 +11,7 @@ from hybrid_mm.output import save_figure
 from .catalogue import NETWORKS
 from .records import Record
 
+
 def plot_times(path: Path, panels: Sequence[Tuple[str, Dict[str, Record]]]) -> None:
     """A panel for each of the titles with their entries; a bar reaches from quartile to quartile. Forms but the eager one are
     hollow. On lines that rise to the right the rate is the same."""
