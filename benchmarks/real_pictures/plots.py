@@ -9,7 +9,7 @@ from hybrid_mm.output import save_figure
 
 from .catalogue import NETWORKS
 
-_LOOKS = {  # told apart by colour and by shape
+LOOKS = {  # told apart by colour and by shape
     'ours': dict(color='#1b6ca8', marker='o', label='ours'),
     'stock': dict(color='#c8501e', marker='s', label='stock'),
     'mark': dict(color='#4d4d4d', marker='*', label='with weights of ImageNet'),
@@ -37,7 +37,7 @@ def plot_task(path: Path, group: Any) -> None:
     drawn = []
     for ax, (label, x_of) in zip(figure.subplots(1, len(panels), sharey=True), panels):
         points = [_point(same, x_of(same), group.metric) for same in shown]
-        for kind, look in _LOOKS.items():
+        for kind, look in LOOKS.items():
             own = [point for point in points if point.group == kind]
             if own:
                 ax.errorbar([p.x for p in own], [p.y for p in own], [p.spread for p in own], ls='', capsize=2, lw=1,
@@ -46,11 +46,11 @@ def plot_task(path: Path, group: Any) -> None:
         ax.set(xlabel=label, ylabel=f'{metric}, {group.task.part}' if ax is figure.axes[0] else '')
         ax.grid(alpha=0.25, lw=0.5)
         drawn.append((ax, points))
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize='small', loc='outside lower center', ncols=len(_LOOKS))
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize='small', loc='outside lower center', ncols=len(LOOKS))
     figure.suptitle(group.title, fontsize='medium')
     figure.draw_without_rendering()  # which says where the points are in the picture
     for ax, points in drawn:
-        _name(ax, points)
+        name_points(ax, points)
     save_figure(figure, path)
     with Image.open(path) as picture:  # a third of the bytes
         few = picture.convert('RGB').quantize(64)
@@ -74,7 +74,7 @@ def _scale(ax: Any, points: Sequence[Point]) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _name(ax: Any, points: Sequence[Point]) -> None:
+def name_points(ax: Any, points: Sequence[Point]) -> None:
     """Write the names at the right of the points, moved up where one would lie on another."""
     to_points = 72 / ax.figure.dpi
     placed: List[Tuple[float, float, float]] = []  # left, right and height of each name, in points
@@ -88,4 +88,4 @@ def _name(ax: Any, points: Sequence[Point]) -> None:
             y = max(under) + _LINE
         placed.append((left, right, y))
         ax.annotate(point.name, (point.x, point.y), (6, y - at), textcoords='offset points', fontsize=7, va='center',
-                    color=_LOOKS[point.group]['color'])
+                    color=LOOKS[point.group]['color'])

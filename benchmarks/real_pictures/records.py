@@ -39,7 +39,7 @@ def read(path: Path) -> List[Record]:
 def add(path: Path, record: Record) -> None:
     """Put a record into the file, in the place of one with its key; several processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    with alone(path):
         records = [other for other in read(path) if key_of(other) != key_of(record)]
         lines = [json.dumps(each, sort_keys=True) for each in sorted([*records, record], key=key_of)]
         with whole_file(path) as partial:
@@ -47,7 +47,7 @@ def add(path: Path, record: Record) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     number = os.open(path.parent, os.O_RDONLY)  # the folder, as the file is replaced
     try:
         fcntl.flock(number, fcntl.LOCK_EX)

@@ -5,6 +5,8 @@ from typing import Callable, Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Step = Callable[[], object]
 
@@ -37,10 +39,11 @@ def seconds(step: Step, at_least: float = 0.) -> float:
             return elapsed / runs
 
 
-def in_turn(steps: Dict[str, Step], rounds: int, at_least: float = 0., done: Optional[Step] = None) -> Dict[str, List[float]]:
+def in_turn(steps: Dict[str, Step], rounds: int, at_least: float = 0., done: Optional[Step] = None,
+            each_round: Optional[Callable[[Dict[str, float]], object]] = None) -> Dict[str, List[float]]:
     """Seconds of each step in each round, one step after the other within a round, so that the machine's moods hit all
     alike and ratios hold. One round before these warms up and does not count. `done` is called behind each step, outside of
-    its time."""
+    its time, and `each_round` behind each round that counts, with its seconds."""
     times: Dict[str, List[float]] = {name: [] for name in steps}
     for i in range(rounds + 1):
         for name, step in steps.items():
@@ -49,6 +52,8 @@ def in_turn(steps: Dict[str, Step], rounds: int, at_least: float = 0., done: Opt
                 times[name].append(taken)
             if done is not None:
                 done()
+        if i and each_round is not None:
+            each_round({name: own[-1] for name, own in times.items()})
     return times
 
 
@@ -69,6 +74,28 @@ def peak_bytes(step: Step, device: Optional[str] = None) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of what operators take and give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.bytes += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor))
+        return out
+
+
+def moved_bytes(step: Step) -> int:
+    """Bytes that the operators of one run read and write: the inputs and outputs of each, once, as if none were fused and no
+    cache kept anything from one to the next. What a kernel outside of torch's operators moves is not seen."""
+    with _Traffic() as traffic:
+        step()
+    return traffic.bytes
 
 
 def stored_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Optional[Tensor] = None) -> Tensor:

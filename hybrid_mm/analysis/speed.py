@@ -129,10 +129,10 @@ def measure(cfgs: Dict[str, Any], settings: Settings,
     with current_gpu, DefaultScope.overwrite_default_scope(scope):
         with progress('networks', len(cfgs)) as done:
             for name, cfg in cfgs.items():
-                with _explained(name, settings):
+                with explained(name, settings):
                     model = _build(cfg, settings)
                     images = torch.randn(shapes[name], generator=torch.Generator().manual_seed(0)).to(settings.device)
-                    steps[name] = step = _step(model, images, cfg.default_scope, settings)
+                    steps[name] = step = step_of(model, images, cfg.default_scope, settings)
                     step()  # compiles, and what cannot run says so
                     weights = [*model.parameters(), *model.buffers()]
                     sizes[name] = (sum(p.numel() for p in model.parameters()), sum(w.nbytes for w in weights),
@@ -194,8 +194,8 @@ def _each(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return function(value) if isinstance(value, Tensor) else value
 
 
-def _step(model: nn.Module, images: Tensor, scope: str, settings: Settings) -> Step:
-    """What is timed."""
+def step_of(model: nn.Module, images: Tensor, scope: str, settings: Settings) -> Step:
+    """What is timed, of a model, or of a backbone where the settings say so, which has no scope."""
     autocast = partial(torch.autocast, images.device.type, settings.dtype) if settings.dtype else nullcontext
     if settings.dtype == torch.bfloat16 and scope == 'mmdet' and not settings.backbone:
         _cast_maps(model, autocast)
@@ -286,7 +286,7 @@ def _fresh(samples: Sequence[Any]) -> list:
 
 
 @contextmanager
-def _explained(name: str, settings: Settings) -> Iterator[None]:
+def explained(name: str, settings: Settings) -> Iterator[None]:
     """Turn what a user can mend into a sentence that names the config."""
     try:
         yield

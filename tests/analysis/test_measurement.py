@@ -29,6 +29,21 @@ def test_steps_are_measured_in_turn_after_a_warm_up():
     assert {name: len(values) for name, values in times.items()} == dict(a=3, b=3)
 
 
+def test_each_round_that_counts_is_told():
+    told = []
+    times = measurement.in_turn(dict.fromkeys('ab', lambda: None), rounds=2, each_round=told.append)
+    assert told == [{name: own[i] for name, own in times.items()} for i in range(2)]
+
+
+def test_moved_bytes_are_those_of_operators_and_not_of_views():
+    x = torch.ones(100, requires_grad=True)
+
+    def step():
+        (x.view(10, 10).t() * 2).sum()
+
+    assert measurement.moved_bytes(step) == 4 * (100 + 100 + 100 + 1)  # the product reads and writes, the sum reads and writes
+
+
 def test_short_steps_run_until_the_time_is_filled(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr(time, 'perf_counter', lambda: next(clock))
