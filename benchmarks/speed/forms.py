@@ -1,5 +1,5 @@
 """A network built, its multiply-adds, and its forms."""
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ContextManager, Dict, Iterator, Tuple
@@ -70,14 +70,14 @@ def facts(name: str, shape: Tuple[int, int, int]) -> Dict[str, Any]:
 
 def has_plain(name: str) -> bool:
     """Whether a network has a plain form other than itself."""
-    return NETWORKS[name].group == 'ours' and (hasattr(hybrid_mm.layers, 'plain') or 'parc' in name or 'setformer' in name)
+    return NETWORKS[name].group == 'ours'
 
 
 def plain(network: nn.Module) -> ContextManager:
     """Inside, each layer computes by its definition: ParC as products position by position, transport without fused kernels
     or blocks, and norms, activations and attention unfused where `hybrid_mm.layers` can be told so."""
     stack = ExitStack()
-    stack.enter_context(getattr(hybrid_mm.layers, 'plain', nullcontext)())
+    stack.enter_context(hybrid_mm.layers.plain())
     for module in network.modules():
         if isinstance(module, (ParC2d, SelfOptimalTransport)):
             backend = 'direct' if isinstance(module, ParC2d) else 'plain'

@@ -7,10 +7,11 @@ from .inverted_residual import InvertedResidual, MobileInvertedResidual
 from .layer_norm import LayerNorm2d
 from .mobile_vit import MobileViTBlock
 from .parc import ParC2d, ParCHW, replace_with_parc
+from .tracing import plain
 from .transport import SelfOptimalTransport, SelfOptimalTransport2d
 
 __all__ = [
     'ConvDownsampling', 'DropPath', 'GlobalLocal', 'GlobalLocalBlock', 'HMHSA', 'InvertedResidual', 'IterativeHMHSA',
     'LayerNorm2d', 'MobileInvertedResidual', 'MobileViTBlock', 'ParC2d', 'ParCHW', 'SelfOptimalTransport',
-    'SelfOptimalTransport2d', 'TwoBranchDownsampling', 'replace_with_parc'
+    'SelfOptimalTransport2d', 'TwoBranchDownsampling', 'plain', 'replace_with_parc'
 ]

@@ -71,7 +71,7 @@ def is_wide(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[
     """Whether the gradients below are those of this depthwise convolution, and faster than torch's."""
     kh, kw = weight.shape[2:]
     return (kw > _WIDEST and kh % 2 == kw % 2 == 1 and x.device.type == 'cpu' and tuple(padding) == (kh // 2, kw // 2)
-            and x.shape[3] >= kw // 2 and {*stride, *dilation} == {1})
+            and (x.shape[2] == kh == 1 or x.shape[3] >= kw // 2) and {*stride, *dilation} == {1})
 
 
 def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
