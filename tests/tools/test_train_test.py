@@ -144,6 +144,18 @@ def test_a_killed_training_resumes_to_the_same_weights(
     assert resumed['optimizer']['param_groups'] == expected['optimizer']['param_groups']
 
 
+def test_a_compiled_backbone_trains_and_is_tested_as_without(run_tool, tiny, segmentor, tmp_path):
+    hook = ['--compile', '--cfg-options', 'default_hooks.compile.backend=eager', 'default_hooks.compile.rounds=1',
+            'default_hooks.compile.max_ratio=1e9']
+    printed = run_tool('train.py', tiny('segmentor'), '--work-dir', tmp_path, *hook).stdout
+    assert 'The backbone, TransCNN, runs compiled: ' in printed
+    assert losses(tmp_path) == pytest.approx(losses(segmentor), abs=1e-4)
+    of_plain, compiled = weights(segmentor / 'iter_6.pth'), weights(tmp_path / 'iter_6.pth')
+    assert of_plain.keys() == compiled.keys()
+    printed = run_tool('test.py', tiny('segmentor'), tmp_path / 'iter_6.pth', '--work-dir', tmp_path / 'test', *hook).stdout
+    assert 'The backbone is compiled in its first step' in printed and 'mIoU' in metrics(tmp_path / 'test')
+
+
 PROJECT = '''
 _base_ = [__import__('hybrid_mm').config_path('maskrcnn_transcnn_b.py')]
 
@@ -176,16 +188,28 @@ train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1)
 @pytest.mark.parametrize('tool', ['ours', 'stock'])
 def test_a_project_of_its_own_inherits_a_config_and_trains(run_tool, root, shapes, tmp_path, tool):
     """The stock tool of MMDetection finds our package on the path, and a torchvision that imports, as users have it."""
-    (tmp_path / 'squares.py').write_text(PROJECT.format(shapes=shapes))
+    trained = weights(of_project(run_tool, root, shapes, tmp_path, tool)[0])
+    assert trained['backbone.stem.0.weight'].shape == (16, 3, 3, 3)
+    assert trained['roi_head.bbox_head.fc_cls.weight'].shape[0] == 2 + 1  # and the background
+
+
+@pytest.mark.parametrize('tool', ['ours', 'stock'])
+def test_compile_of_a_config_is_of_the_backbone_alone(run_tool, root, shapes, tmp_path, tool):
+    """mmengine would compile the whole step, which ends a detector's training."""
+    _, printed = of_project(run_tool, root, shapes, tmp_path, tool, "compile = dict(backend='eager')\n")
+    assert 'compile of the config is for the backbone alone here' in printed and 'Model has been "compiled"' not in printed
+    assert 'torch.compile fails' not in printed
+
+
+def of_project(run_tool, root, shapes, tmp_path, tool, more=''):
+    """Checkpoint of a training in the project, and what it printed."""
+    (tmp_path / 'squares.py').write_text(PROJECT.format(shapes=shapes) + more)
     if tool == 'ours':
-        run_tool('train.py', 'squares.py', cwd=tmp_path)
+        printed = run_tool('train.py', 'squares.py', cwd=tmp_path).stdout
     else:
         import mmdet
         (tmp_path / 'sitecustomize.py').write_text(
             'from hybrid_mm.compat import mend_torchvision\nmend_torchvision()\n')
-        run_tool(Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py', 'squares.py', cwd=tmp_path, fresh=True,
-                 PYTHONPATH=f'{root}:{tmp_path}')
-
-    trained = weights(tmp_path / 'work_dirs' / 'squares' / 'epoch_1.pth')
-    assert trained['backbone.stem.0.weight'].shape == (16, 3, 3, 3)
-    assert trained['roi_head.bbox_head.fc_cls.weight'].shape[0] == 2 + 1  # and the background
+        printed = run_tool(Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py', 'squares.py', cwd=tmp_path, fresh=True,
+                           PYTHONPATH=f'{root}:{tmp_path}').stdout
+    return tmp_path / 'work_dirs' / 'squares' / 'epoch_1.pth', printed
