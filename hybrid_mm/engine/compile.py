@@ -16,6 +16,7 @@ from .hooks.random_state import get_state, set_state
 Say = Callable[[str], None]
 Kept = Tuple[dict, List[Tensor]]  # random states, and buffers
 
+_LOOKS = 3  # first steps, whose sizes say whether there are others
 _MANY = 64  # graphs that torch may keep of one function: `max_compilations` is the limit, not torch's own, which is 8
 
 
@@ -23,9 +24,9 @@ class CompiledBackbone:
     """Stands in front of the forward pass of a backbone: compiled, eager, or the one and the other in turn while both are timed.
 
     Of our backbones all is compiled but what looks at the batch (the check of its size, pictures of zeros), of others
-    ``forward``. Heights, widths and the number of pictures are open sizes in the graph. Of ours the first graph is for sizes
-    that are like the first one, say such as fill all windows; one more is for all others. The first steps run compiled and eager
-    in turn, so that both are timed in the same minutes and on the same kind of pictures, at no cost: forward and backward pass
+    ``forward``. The first steps run eagerly. If their images have one size, the graph is for this size; if not, heights, widths
+    and the number of pictures are open in it, and of ours it is for sizes that are like the first one, say such as fill all
+    windows. One more graph is for all others. Then steps run compiled and eager in turn, so that both are timed in the same minutes and on the same kind of pictures, at no cost: forward and backward pass
     of the backbone, per pixel, without steps in which something is compiled. Then `settle` takes the faster.
 
     Nothing of this is in the state dict, nor in a copy of the model or in what is pickled of it. What is not the kind of pass
@@ -66,20 +67,22 @@ class CompiledBackbone:
         # compiled or not -> seconds of a pass, and number of values of its images
         self._times: Dict[bool, List[Tuple[float, int]]] = {True: [], False: []}
         self._passes = 0
+        self._shape: Optional[torch.Size] = None
         self._open: Dict[Hashable, bool] = {}  # form of images -> whether their graph is that for all sizes
         self._inner = [module for module in backbone.modules() if module is not backbone]
         self._hooks = self._count_hooks()
         is_ours = isinstance(backbone, BaseBackbone) and type(backbone).forward is BaseBackbone.forward
         self._name = '_maps' if is_ours else 'forward'
         self._how = dict(backend=backend, mode=mode, options=options)
-        self._function: Optional[Callable[..., Any]] = None
+        self._functions: Dict[bool, Callable[..., Any]] = {}  # that of such sizes, and that of all
+        self._is_static = True
         backbone._compiled_call_impl = self  # type: ignore[assignment]  # what copies and pickled modules do without
 
     def remove(self) -> None:
         """Leave the backbone as it was."""
         self.settled = True
         self.backbone._compiled_call_impl = None
-        self._function = None
+        self._functions = {}
 
     @property
     def is_there(self) -> bool:
@@ -89,7 +92,7 @@ class CompiledBackbone:
     @property
     def ratio(self) -> Optional[float]:
         """Compiled time over eager time, None as long as it is not known."""
-        if min(map(len, self._times.values())) <= self.rounds:
+        if min(map(len, self._times.values())) <= self.rounds:  # the first one warms caches
             return None
         return self._per_value(True) / self._per_value(False)
 
@@ -127,7 +130,10 @@ class CompiledBackbone:
         if self.settled:
             return self._run_compiled(images, args, kwargs)
         self._passes += 1
-        if self._passes % 2:
+        if self._passes <= _LOOKS:
+            self._is_static = self._is_static and self._shape in (None, images.shape)
+            self._shape = images.shape
+        elif self._passes % 2 == (_LOOKS + 1) % 2:
             return self._timed(True, images, lambda: self._run_compiled(images, args, kwargs))
         return self._timed(False, images, lambda: self.backbone._call_impl(*args, **kwargs))
 
@@ -173,12 +179,13 @@ class CompiledBackbone:
 
     def _call(self, open_sizes: bool, args: tuple, kwargs: dict, stance: Optional[str] = None) -> Any:
         """The forward pass with the compiled function in its place."""
-        if self._function is None:
-            self._function = torch.compile(getattr(self.backbone, self._name), dynamic=True, **self._how)
+        if open_sizes not in self._functions:
+            self._functions[open_sizes] = torch.compile(
+                getattr(self.backbone, self._name), dynamic=open_sizes or not self._is_static, **self._how)
         if stance is None and self.compilations >= self.max_compilations:
             stance = 'eager_on_recompile'
         attributes = vars(self.backbone)
-        attributes[self._name] = self._function
+        attributes[self._name] = self._functions[open_sizes]
         try:
             with _settings(open_sizes, stance):
                 return self.backbone._call_impl(*args, **kwargs)
@@ -217,7 +224,7 @@ class CompiledBackbone:
         return outputs
 
     def _per_value(self, compiled: bool) -> float:
-        return statistics.median(seconds / count for seconds, count in self._times[compiled][1:])  # the first warms caches
+        return statistics.median(seconds / count for seconds, count in self._times[compiled][-self.rounds:])
 
     def _count_hooks(self) -> int:
         return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in self._inner)
