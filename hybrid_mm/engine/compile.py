@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_mm.backbones.base import BaseBackbone
-from hybrid_mm.errors import SetupError
 from hybrid_mm.layers import tracing
 
 from .hooks.random_state import get_state, set_state
@@ -23,19 +22,20 @@ _MANY = 64  # graphs that torch may keep of one function: `max_compilations` is 
 class CompiledBackbone:
     """Stands in front of the forward pass of a backbone: compiled, eager, or the one and the other in turn while both are timed.
 
-    Of our backbones all is compiled but what looks at the batch (the check of its size, pictures of zeros), of others
-    ``forward``. The first steps run eagerly. If their images have one size, the graph is for this size; if not, heights, widths
-    and the number of pictures are open in it, and of ours it is for sizes that are like the first one, say such as fill all
-    windows. One more graph is for all others. Then steps run compiled and eager in turn, so that both are timed in the same minutes and on the same kind of pictures, at no cost: forward and backward pass
-    of the backbone, per pixel, without steps in which something is compiled. Then `settle` takes the faster.
+    Of our backbones all is compiled but what looks at the values of a batch and at errors, of others ``forward``. The first
+    steps run eagerly. If their images have one size, the graph is for this size; if not, heights, widths and the number of
+    pictures are open in it, and of ours it is for sizes that are like the first one, say such as fill all windows. One more
+    graph is for all others. Then steps run compiled and eager in turn, so that both are timed in the same minutes and on the
+    same kind of pictures, at no cost: forward and backward pass of the backbone, per pixel, without steps in which something is
+    compiled. Then `settle` takes the faster.
 
     Nothing of this is in the state dict, nor in a copy of the model or in what is pickled of it. What is not the kind of pass
     that this one is for, training or inference, runs eagerly, and so does a pass with hooks on modules inside of the backbone,
     which compiled code would pass over.
 
     An exception in the compiler, in forward or backward pass, is no end: the eager pass takes its place, and ``say`` gets its
-    cause. So that it comes before the step that needs it, each new graph is tried on a pass of its own, after which random
-    states and running statistics are put back.
+    cause; where there is a graph for other sizes it stays for these. So that it comes before the step that needs it, each new
+    graph is tried on a pass of its own, after which random states and running statistics are put back.
 
     Args:
         backbone: called as a module by the network around it.
@@ -76,7 +76,7 @@ class CompiledBackbone:
         self._how = dict(backend=backend, mode=mode, options=options)
         self._functions: Dict[bool, Callable[..., Any]] = {}  # that of such sizes, and that of all
         self._is_static = True
-        backbone._compiled_call_impl = self  # type: ignore[assignment]  # what copies and pickled modules do without
+        backbone._compiled_call_impl = self  # what copies and pickled modules do without
 
     def remove(self) -> None:
         """Leave the backbone as it was."""
@@ -151,9 +151,15 @@ class CompiledBackbone:
         except Exception as error:  # of a compiler, whatever its reason
             if kept is not None:
                 self._put_back(kept)
-            self.failure = _cause(error)
-            if self.settled:
-                self.settle(self.failure)
+            if kept is not None and self.compilations and hasattr(torch.compiler, 'set_stance'):
+                self.say('torch.compile fails on pictures of another size, which go through the backbone as it is: '
+                         f'{_cause(error)}')
+                self.max_compilations = self.compilations
+                self._open[form] = True
+            else:
+                self.failure = _cause(error)
+                if self.settled:
+                    self.settle(self.failure)
             return self.backbone._call_impl(*args, **kwargs)  # raises where the compiler is not at fault
         if _graphs() > graphs:
             self.graphs += _graphs() - graphs
@@ -237,25 +243,6 @@ class CompiledBackbone:
         with torch.no_grad():
             for buffer, value in zip(self.backbone.buffers(), kept[1]):
                 buffer.copy_(value)
-
-
-def backbone_of(model: nn.Module) -> Optional[nn.Module]:
-    """``backbone`` of a model, inside of what wraps it."""
-    while not hasattr(model, 'backbone') and isinstance(getattr(model, 'module', None), nn.Module):
-        model = model.module  # type: ignore[assignment]
-    return getattr(model, 'backbone', None)
-
-
-def check_backend(backend: Any) -> None:
-    """See that ``torch.compile`` knows a backend, without which each step would fail.
-
-    Raises:
-        SetupError: it does not.
-    """
-    import torch._dynamo  # takes seconds
-    names = torch._dynamo.list_backends(exclude_tags=())
-    if not callable(backend) and backend not in names:
-        raise SetupError(f'backend={backend!r} is unknown to torch.compile; choose from {", ".join(names)}')
 
 
 @contextmanager

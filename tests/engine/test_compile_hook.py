@@ -12,7 +12,8 @@ from torch import nn
 
 from hybrid_mm.engine import CompileHook, HangGuardHook
 from hybrid_mm.engine import compile as compiling
-from hybrid_mm.engine.compile import CompiledBackbone, backbone_of
+from hybrid_mm.engine.compile import CompiledBackbone
+from hybrid_mm.engine.hooks.compile import backbone_of
 from hybrid_mm.errors import SetupError
 
 TRAINING = dict(by_epoch=True, max_epochs=3)  # 12 steps
@@ -46,7 +47,7 @@ class Log(list):
 
 
 class Clock:
-    """Time that goes on by what a pass is said to take: a forward pass of a `Net` 1 or, compiled, ``compiled``, a backward pass 1."""
+    """Time that goes on by what a pass of a `Net` is said to take: forward 1 or, compiled, ``compiled``; backward 1."""
 
     def __init__(self, monkeypatch, compiled):
         self.now = 0.
@@ -170,21 +171,22 @@ def build(name, **kwargs):
         return MODELS.build({**copy.deepcopy(BACKBONES[name]), **copy.deepcopy(SHORT.get(name, {})), **kwargs})
 
 
-@pytest.mark.parametrize('name', sorted(BACKBONES))
-@pytest.mark.parametrize('training', [True, False])
-def test_many_sizes_are_two_graphs_at_most(name, training):
+# To trace all of them takes minutes.
+@pytest.mark.parametrize('name', ['SeTformer', *(
+    pytest.param(name, marks=pytest.mark.exhaustive) for name in BACKBONES if name != 'SeTformer')])
+def test_many_sizes_are_few_graphs(name):
     """One for sizes like the first one, and one for all; the maps are those without."""
-    net, log = build(name).train(training), Log()
+    net, log = build(name).train(), Log()
     expected = copy.deepcopy(net)
-    compiled = CompiledBackbone(net, log.append, training, backend=eager)
+    compiled = CompiledBackbone(net, log.append, backend=eager, max_compilations=4)
     compiled.settled, compiled._is_static = True, False  # always compiled
-    with torch.set_grad_enabled(training):
-        for size in ((128, 128), (128, 192), (197, 131), (256, 128), (160, 160), (96, 224)):
-            image = torch.rand(2, 3, *size)
-            for output, other in zip(net(image), expected(image), strict=True):
-                torch.testing.assert_close(output, other, rtol=1e-3, atol=1e-4)
+    for size in ((128, 128), (128, 192), (197, 131), (256, 128), (160, 160), (96, 224)):
+        image = torch.rand(2, 3, *size)
+        for output, other in zip(net(image), expected(image), strict=True):
+            torch.testing.assert_close(output, other, rtol=1e-3, atol=1e-4)
     assert not log and compiled.is_there
-    assert compiled.compilations <= 2
+    # torch asks, too, whether maps fill their windows, and ParC which way is fastest for a length
+    assert compiled.compilations <= {'SeTformer': 1, 'GLiT, dense': 3, 'ParCNet': 3}.get(name, 2)
 
 
 def test_pictures_of_zeros_send_no_gradient_back():
@@ -215,20 +217,21 @@ def test_a_failing_compiler_leaves_the_step_to_the_eager_pass(backend):
         assert torch.equal(state(nets[1])[key], value), key
 
 
-def test_a_compiler_that_fails_later_is_left():
-    net, log, calls = Net(), Log(), []
+def test_a_compiler_that_fails_on_other_sizes_leaves_the_graph_that_is_there():
+    log, graphs, runs = Log(), [], []
 
     def backend(graph, inputs):
-        calls.append(graph)
-        return (eager if len(calls) == 1 else fails)(graph, inputs)
+        graphs.append(graph)
+        return (lambda *inputs: (runs.append(0), graph.forward(*inputs))[1]) if len(graphs) == 1 else fails(graph, inputs)
 
+    net = Net()
     compiled = CompiledBackbone(net, log.append, backend=backend)
-    compiled.settled, compiled._is_static = True, False
-    step(net)
-    step(net, torch.rand(3, 3, 8, 8))
-    assert not log
-    step(net, torch.rand(1, 3, 8, 8))
-    assert len(log) == 1 and not compiled.is_there
+    compiled.settled = True
+    for size in (8, 9, 10, 9, 8):
+        step(net, torch.rand(2, 3, size, 8))
+    assert compiled.is_there and compiled.failure is None
+    assert len(graphs) == 2 and len(runs) == 3  # one to try it out
+    assert len(log) == 1 and log[0].startswith('torch.compile fails on pictures of another size, which go through the backbone')
 
 
 def test_an_error_of_the_network_is_its_own():

@@ -4,11 +4,12 @@ from typing import Any, Optional, Union
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
 
 from hybrid_mm.errors import SetupError
 from hybrid_mm.registry import HOOKS
 
-from ..compile import CompiledBackbone, backbone_of, check_backend
+from ..compile import CompiledBackbone
 
 
 @HOOKS.register_module()
@@ -72,10 +73,10 @@ class CompileHook(Hook):
             raise SetupError(f'{type(runner.model).__name__} has no backbone, which hybrid_mm.CompileHook compiles; leave '
                              '--compile out, or set enabled=False')
         self._takes_over = bool(key) and has_backbone and not (isinstance(key, dict) and key.get('disable'))
-        if self._takes_over:
+        if key and self._takes_over:
             self._take_over(runner, key)
         if self.enabled or self._takes_over:
-            check_backend(self.how['backend'])
+            _check_backend(self.how['backend'])
 
     def before_train(self, runner: Runner) -> None:
         if self.enabled or self._takes_over:
@@ -117,7 +118,7 @@ class CompileHook(Hook):
         self._remove()
         backbone = backbone_of(runner.model)
         assert backbone is not None
-        runner.logger.info('The backbone is compiled in its first step, which may take minutes; then it runs compiled and eager '
+        runner.logger.info('The backbone is compiled after a few steps, which may take minutes; then it runs compiled and eager '
                            'in turn until it is known which is faster.')
         self._compiled = CompiledBackbone(backbone, runner.logger.info, training, **self.how)
 
@@ -125,3 +126,22 @@ class CompileHook(Hook):
         if self._compiled is not None and self._compiled.is_there:
             self._compiled.remove()
         self._compiled = None
+
+
+def backbone_of(model: nn.Module) -> Optional[nn.Module]:
+    """``backbone`` of a model, inside of what wraps it."""
+    while not hasattr(model, 'backbone') and isinstance(getattr(model, 'module', None), nn.Module):
+        model = model.module
+    return getattr(model, 'backbone', None)
+
+
+def _check_backend(backend: Any) -> None:
+    """See that ``torch.compile`` knows a backend, without which each step would fail.
+
+    Raises:
+        SetupError: it does not.
+    """
+    from torch._dynamo import list_backends  # takes seconds
+    names = list_backends(exclude_tags=())
+    if not callable(backend) and backend not in names:
+        raise SetupError(f'backend={backend!r} is unknown to torch.compile; choose from {", ".join(names)}')
