@@ -115,6 +115,15 @@ def test_two_processes_train_as_one_with_the_same_total_batch(run_tool, tiny, cl
         torch.testing.assert_close(of_two[name], weight, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_two_processes_train_compiled_as_one_without(run_tool, tiny, classifier, tmp_path):
+    run_tool('dist_train.sh', tiny('classifier'), 2, '--work-dir', tmp_path, '--compile', '--cfg-options',
+             'train_dataloader.batch_size=2', 'default_hooks.compile.backend=aot_eager', 'default_hooks.compile.rounds=1')
+    assert losses(tmp_path) == pytest.approx(losses(classifier[0]), abs=1e-4)
+    assert weights(tmp_path / 'epoch_1.pth').keys() == weights(classifier[0] / 'epoch_1.pth').keys()
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'The backbone is compiled after a few steps' in log and 'torch.compile fails' not in log
+
+
 def test_two_processes_evaluate_as_one(run_tool, tiny, classifier, tmp_path):
     run_tool('dist_test.sh', tiny('classifier'), classifier[0] / 'epoch_1.pth', 2, '--work-dir', tmp_path, cwd=tmp_path)
     # the training ended with a validation, in one process and on the same data
