@@ -13,7 +13,9 @@ default_hooks = dict(
     # what cannot be right stops a training, see docs/reliability.md
     data_guard=dict(type='hybrid_mm.DataGuardHook'),
     numerics_guard=dict(type='hybrid_mm.NumericsGuardHook'),
-    hang_guard=dict(type='hybrid_mm.HangGuardHook'))
+    hang_guard=dict(type='hybrid_mm.HangGuardHook'),
+    # leads compile=True to the backbone alone; --compile enables it
+    compile=dict(type='hybrid_mm.CompileHook', enabled=False))
 custom_hooks = [dict(type='hybrid_mm.CheckSetupHook')]
 
 env_cfg = dict(

@@ -13,6 +13,7 @@ from hybrid_mm.data.preflight import hooks_of
 from hybrid_mm.errors import SetupError
 
 _BFLOAT16 = 'hybrid_mm.AutocastOptimWrapper'
+_COMPILE = 'hybrid_mm.CompileHook'
 _TTA_MODELS = {
     'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     'mmseg': dict(type='SegTTAModel'),
@@ -22,7 +23,8 @@ _TTA_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'
 
 
 def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
-    """Put ``--amp``, ``--auto-scale-lr``, ``--resume``, ``--resume-schedule`` and ``--hang-timeout`` into the config.
+    """Put ``--amp``, ``--auto-scale-lr``, ``--resume``, ``--resume-schedule``, ``--hang-timeout`` and ``--compile``
+    into the config.
 
     Raises:
         SetupError: the config or the machine cannot do what an option asks for.
@@ -40,6 +42,10 @@ def set_up_training(cfg: Config, args: argparse.Namespace) -> None:
         _set_hook(cfg, 'hybrid_mm.ResumeScheduleHook', schedule=args.resume_schedule)
     if args.hang_timeout is not None:
         _set_hook(cfg, 'hybrid_mm.HangGuardHook', timeout=args.hang_timeout)
+    if args.compile:
+        _set_hook(cfg, _COMPILE, enabled=True)
+    elif cfg.get('compile'):
+        _set_hook(cfg, _COMPILE)  # takes it over
 
 
 def _mix_precision(optim_wrapper: ConfigDict) -> None:
@@ -59,7 +65,7 @@ def _mix_precision(optim_wrapper: ConfigDict) -> None:
 
 
 def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
-    """Put the checkpoint, ``--show``, ``--show-dir``, ``--tta`` and ``--out`` into the config.
+    """Put the checkpoint, ``--show``, ``--show-dir``, ``--tta``, ``--out`` and ``--compile`` into the config.
 
     Raises:
         SetupError: the config cannot do what an option asks for.
@@ -72,6 +78,8 @@ def set_up_testing(cfg: Config, args: argparse.Namespace) -> None:
         _augment(cfg)
     if args.out is not None:
         _keep_predictions(cfg, args.out)
+    if args.compile:
+        _set_hook(cfg, _COMPILE, enabled=True)
 
 
 def _resume(cfg: Config, choice: str) -> None:

@@ -8,7 +8,7 @@ from .preflight import check_checkpoint, check_data, check_launcher
 from .runner import runner_of
 from .settings import set_up_testing
 from .shared import add_config, check_out_folder, read_config
-from .train import add_launcher
+from .train import add_compile, add_launcher
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds to show each picture')
     parser.add_argument('--tta', action='store_true',
                         help='test-time augmentation: tta_model and tta_pipeline of the config, or flips')
+    add_compile(parser)
     add_launcher(parser)
     return parser
 

@@ -29,8 +29,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--hang-timeout', type=float, metavar='SECONDS',
                         help='name a process that is stopped or stuck within this time and end the run; by default 600, 0 for '
                         'never')
+    add_compile(parser)
     add_launcher(parser)
     return parser
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    """See `hybrid_mm.engine.CompileHook`."""
+    parser.add_argument('--compile', action='store_true',
+                        help='send the backbone through torch.compile, unless that is slower or fails, as the log says then')
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:

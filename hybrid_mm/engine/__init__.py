@@ -6,6 +6,7 @@ from .autocast import AutocastOptimWrapper
 from .hooks import (
                     CheckpointHook,
                     CheckSetupHook,
+                    CompileHook,
                     DataGuardHook,
                     HangGuardHook,
                     LoggerHook,
@@ -22,7 +23,7 @@ from .hooks import (
 from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
-    'AutocastOptimWrapper', 'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook',
+    'AutocastOptimWrapper', 'CheckSetupHook', 'CheckpointHook', 'CompileHook', 'DataGuardHook', 'HangGuardHook',
     'LayerDecayOptimizerConstructor', 'LoggerHook', 'NumericsGuardHook', 'PreciseBNHook', 'PreemptionHook', 'ProgressBarHook',
     'RandomStateHook', 'ResumeScheduleHook', 'SetupError', 'ShowSomeHook', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]

@@ -10,10 +10,13 @@ from torch.nn.modules import module as torch_module
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 _forced = False
 
+# Set while something is compiled for all sizes: a compiler shows an open size as the number that it is at the moment.
+open_sizes = False
+
 
 def is_symbolic(*sizes: int) -> bool:
-    """Whether one of the sizes is open in a graph that is being exported: no branch may depend on its value."""
-    return any(isinstance(size, torch.SymInt) for size in sizes)
+    """Whether one of the sizes is open in a graph that is being exported or compiled: no branch may depend on its value."""
+    return open_sizes or any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 def is_traced() -> bool:

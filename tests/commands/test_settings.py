@@ -118,6 +118,17 @@ def test_auto_scale_lr_needs_the_batch_of_the_config():
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='Pack')]
 
 
+def test_compile_is_of_the_backbone_by_a_hook():
+    hook = dict(type='hybrid_mm.CompileHook')
+    assert trained('--compile').custom_hooks == [dict(hook, enabled=True)]
+    assert trained(compile=True).custom_hooks == [hook]  # which takes the key over
+    assert 'custom_hooks' not in trained(compile=False)
+    there = dict(compile=dict(hook, enabled=False, rounds=3))
+    assert trained('--compile', default_hooks=there).default_hooks.compile == dict(hook, enabled=True, rounds=3)
+    assert trained(compile=dict(backend='eager'), default_hooks=there).default_hooks == there
+    assert set_up('mmdet', '--compile').custom_hooks == [dict(hook, enabled=True)]
+
+
 def set_up(scope, *options, **config):
     config.setdefault('test_evaluator', dict(type='Metric'))
     cfg = Config(dict(

@@ -73,7 +73,7 @@ STOCK_PARTS = [
 
 # of our checkpoints beside theirs
 GUARDS = tuple(f'default_hooks.{name}.' for name in (
-    'random_state', 'preemption', 'resume_schedule', 'data_guard', 'numerics_guard', 'hang_guard'))
+    'random_state', 'preemption', 'resume_schedule', 'data_guard', 'numerics_guard', 'hang_guard', 'compile'))
 KEPT = [f'default_hooks.checkpoint.{setting}' for setting in ('max_keep_ckpts', 'save_best', 'rule')]
 _BUILT, _FILES = {}, {}  # model by its config, content of a file by its path
 _file_to_dict = Config._file2dict

@@ -115,6 +115,15 @@ def test_two_processes_train_as_one_with_the_same_total_batch(run_tool, tiny, cl
         torch.testing.assert_close(of_two[name], weight, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_two_processes_train_compiled_as_one_without(run_tool, tiny, classifier, tmp_path):
+    run_tool('dist_train.sh', tiny('classifier'), 2, '--work-dir', tmp_path, '--compile', '--cfg-options',
+             'train_dataloader.batch_size=2', 'default_hooks.compile.backend=aot_eager', 'default_hooks.compile.rounds=1')
+    assert losses(tmp_path) == pytest.approx(losses(classifier[0]), abs=1e-4)
+    assert weights(tmp_path / 'epoch_1.pth').keys() == weights(classifier[0] / 'epoch_1.pth').keys()
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'The backbone is compiled after a few steps' in log and 'torch.compile fails' not in log
+
+
 def test_two_processes_evaluate_as_one(run_tool, tiny, classifier, tmp_path):
     run_tool('dist_test.sh', tiny('classifier'), classifier[0] / 'epoch_1.pth', 2, '--work-dir', tmp_path, cwd=tmp_path)
     # the training ended with a validation, in one process and on the same data
@@ -142,6 +151,16 @@ def test_a_killed_training_resumes_to_the_same_weights(
     for i, state in expected['optimizer']['state'].items():
         assert all(torch.equal(resumed['optimizer']['state'][i][key], value) for key, value in state.items())
     assert resumed['optimizer']['param_groups'] == expected['optimizer']['param_groups']
+
+
+def test_a_compiled_backbone_trains_as_without(run_tool, tiny, segmentor, tmp_path):
+    hook = ['--compile', '--cfg-options', 'default_hooks.compile.backend=eager', 'default_hooks.compile.rounds=1',
+            'default_hooks.compile.max_ratio=1e9']
+    printed = run_tool('train.py', tiny('segmentor'), '--work-dir', tmp_path, *hook).stdout
+    assert 'The backbone is compiled after a few steps' in printed and 'torch.compile fails' not in printed
+    assert losses(tmp_path) == pytest.approx(losses(segmentor), abs=1e-4)
+    of_plain, compiled = weights(segmentor / 'iter_6.pth'), weights(tmp_path / 'iter_6.pth')
+    assert of_plain.keys() == compiled.keys()
 
 
 PROJECT = '''
@@ -176,16 +195,35 @@ train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1)
 @pytest.mark.parametrize('tool', ['ours', 'stock'])
 def test_a_project_of_its_own_inherits_a_config_and_trains(run_tool, root, shapes, tmp_path, tool):
     """The stock tool of MMDetection finds our package on the path, and a torchvision that imports, as users have it."""
-    (tmp_path / 'squares.py').write_text(PROJECT.format(shapes=shapes))
+    trained = weights(of_project(run_tool, root, shapes, tmp_path, tool)[0])
+    assert trained['backbone.stem.0.weight'].shape == (16, 3, 3, 3)
+    assert trained['roi_head.bbox_head.fc_cls.weight'].shape[0] == 2 + 1  # and the background
+
+
+PLAIN = '''
+compile = dict(backend='eager')
+channels = [16, 32, 64, 128]
+model['backbone'] = dict(_delete_=True, type='mmdet.ResNet', depth=18, base_channels=16)
+model['neck']['in_channels'] = channels
+'''
+
+
+def test_compile_of_a_config_is_of_the_backbone_alone(run_tool, root, shapes, tmp_path):
+    """mmengine would compile the whole step, which ends a detector's training."""
+    _, printed = of_project(run_tool, root, shapes, tmp_path, 'stock', PLAIN)
+    assert 'compile of the config is for the backbone alone here' in printed and 'Model has been "compiled"' not in printed
+    assert 'torch.compile fails on the backbone' not in printed
+
+
+def of_project(run_tool, root, shapes, tmp_path, tool, more=''):
+    """Checkpoint of a training in the project, and what it printed."""
+    (tmp_path / 'squares.py').write_text(PROJECT.format(shapes=shapes) + more)
     if tool == 'ours':
-        run_tool('train.py', 'squares.py', cwd=tmp_path)
+        printed = run_tool('train.py', 'squares.py', cwd=tmp_path).stdout
     else:
         import mmdet
         (tmp_path / 'sitecustomize.py').write_text(
             'from hybrid_mm.compat import mend_torchvision\nmend_torchvision()\n')
-        run_tool(Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py', 'squares.py', cwd=tmp_path, fresh=True,
-                 PYTHONPATH=f'{root}:{tmp_path}')
-
-    trained = weights(tmp_path / 'work_dirs' / 'squares' / 'epoch_1.pth')
-    assert trained['backbone.stem.0.weight'].shape == (16, 3, 3, 3)
-    assert trained['roi_head.bbox_head.fc_cls.weight'].shape[0] == 2 + 1  # and the background
+        printed = run_tool(Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py', 'squares.py', cwd=tmp_path, fresh=True,
+                           PYTHONPATH=f'{root}:{tmp_path}').stdout
+    return tmp_path / 'work_dirs' / 'squares' / 'epoch_1.pth', printed

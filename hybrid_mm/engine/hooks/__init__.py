@@ -1,6 +1,7 @@
 """Hooks of the stock runner."""
 from .check_setup import CheckSetupHook
 from .checkpoint import CheckpointHook
+from .compile import CompileHook
 from .data_guard import DataGuardHook
 from .hang_guard import HangGuardHook
 from .logger import LoggerHook
@@ -15,7 +16,7 @@ from .variable_size import VariableSizeHook
 from .weight_average import WeightAverageHook
 
 __all__ = [
-    'CheckSetupHook', 'CheckpointHook', 'DataGuardHook', 'HangGuardHook', 'LoggerHook', 'NumericsGuardHook', 'PreciseBNHook',
-    'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'ShowSomeHook', 'VariableSizeHook',
-    'WeightAverageHook'
+    'CheckSetupHook', 'CheckpointHook', 'CompileHook', 'DataGuardHook', 'HangGuardHook', 'LoggerHook', 'NumericsGuardHook',
+    'PreciseBNHook', 'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'ShowSomeHook',
+    'VariableSizeHook', 'WeightAverageHook'
 ]

@@ -27,7 +27,7 @@ class HangGuardHook(Hook):
     kill the rest.
 
     What may take any time is watched for signs of life alone: the preparation of a run, such as fetching weights; passing over
-    the data that an iteration-based training had before it was interrupted; the first step, where the config compiles the model;
+    the data that an iteration-based training had before it was interrupted; steps in which the model may be compiled;
     computing metrics after the last batch. There a process that is stuck is left to the timeout of torch's group. A debugger
     in a process stops its clock, and so does a job that is suspended as a whole.
 
@@ -76,7 +76,7 @@ class HangGuardHook(Hook):
                    'waits for data', counts=not passes_over)
 
     def before_train_iter(self, runner: Runner, **kwargs) -> None:
-        self._move(runner.iter, 4, 0, 'is in the step', counts=not self._compiles)
+        self._move(runner.iter, 4, 0, 'is in the step', counts=not (self._compiles or _compiles(runner)))
 
     def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
         self._compiles = False
@@ -103,7 +103,7 @@ class HangGuardHook(Hook):
         self._move(0, 1, 0, 'waits for data of the test')
 
     def before_test_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
-        self._move(0, 1, 2 * batch_idx + 1, f'is in batch {batch_idx + 1} of the test')
+        self._move(0, 1, 2 * batch_idx + 1, f'is in batch {batch_idx + 1} of the test', counts=not _compiles(runner))
 
     def after_test_iter(self, runner: Runner, batch_idx: int, **kwargs) -> None:
         self._after_batch(0, batch_idx, len(runner.test_dataloader), 'test')
@@ -120,6 +120,10 @@ class HangGuardHook(Hook):
     def _move(self, step: int, part: int, batch: int, doing: str, counts: bool = True) -> None:
         if self._watchdog is not None:
             self._watchdog.move((step, part, batch), doing, counts)
+
+
+def _compiles(runner: Runner) -> bool:
+    return any(getattr(hook, 'compiles', False) for hook in runner.hooks)
 
 
 def _frame_of(runner: Runner) -> Optional[FrameType]:
