@@ -5,14 +5,14 @@ classes = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign symbol',
 palette = [[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0], [192, 128, 128],
            [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]]
 picture_size = (480, 360)
-crop_size = (256, 320)  # height and width
+crop_size = (360, 480)  # height and width, a whole picture
 # one by the square root of a class's share of the pixels of training, for a mean of 1 over all pixels
 class_weight = [0.88, 0.75, 3.63, 0.64, 1.7, 1.15, 3.32, 3.39, 1.49, 4.5, 6.66]
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=picture_size, ratio_range=(0.5, 1.5), keep_ratio=True),
+    dict(type='RandomResize', scale=picture_size, ratio_range=(0.6, 1.6), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
@@ -30,7 +30,7 @@ camvid = dict(
     metainfo=dict(classes=classes, palette=palette),
     reduce_zero_label=False)
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,  # as many pixels as four crops of 256x320
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type='InfiniteSampler', shuffle=True),
