@@ -24,7 +24,7 @@ class Call(NamedTuple):
     """One call of an operation."""
     kind: str  # conv, transposed, norm or linear; fresh: another one whose result is a new tensor; other
     settings: Dict[str, Any]  # arguments by name, of the first four kinds
-    source: Optional[int]  # id of the first tensor that it reads
+    source: int  # id of the first tensor that it reads, 0 if there is none
     result: Optional[int]  # id of the tensor that it gives
     module: Optional[nn.Module]  # the module without children in which it ran
     is_last: bool  # whether that tensor is a channels_last map
@@ -83,7 +83,7 @@ class Flow(TorchFunctionMode):
         first = sources[0] if sources else None
         is_last = (first is not None and first.ndim == 4 and first.shape[1] > 1
                    and first.is_contiguous(memory_format=torch.channels_last))
-        call = Call(kind, {**dict(zip(_POSITIONS.get(kind, ()), args)), **kwargs}, None if first is None else id(first),
+        call = Call(kind, {**dict(zip(_POSITIONS.get(kind, ()), args)), **kwargs}, 0 if first is None else id(first),
                     id(result) if is_tensor else None, self._within[0] if self._within else None, is_last)
         self.calls.append(call)
         for tensor in sources:

@@ -42,9 +42,10 @@ def fold_norms(network: nn.Module, flow: Flow) -> int:
                 _scale_output(conv, norm)
                 gone.add(norm)
                 continue
-        conv = _only(owners.get(id(_weight(flow.sole_reader(call)))) for call in calls)
-        if isinstance(conv, _ConvNd) and is_free(conv) and not conv.transposed and len(of_module[conv]) == len(calls) and all(
-                flow.sole_reader(call).source == call.result for call in calls) and all(
+        readers = [reader for call in calls if (reader := flow.sole_reader(call)) is not None and reader.source == call.result]
+        conv = _only(owners.get(id(_weight(reader))) for reader in readers)
+        if isinstance(conv, _ConvNd) and is_free(conv) and not conv.transposed and (
+                len(of_module[conv]) == len(readers) == len(calls)) and all(
                     _pads_nothing(call) and call.settings.get('bias') is conv.bias for call in of_module[conv]):
             _scale_input(conv, norm)
             gone.add(norm)
@@ -131,4 +132,4 @@ def _in_double(function: Callable[..., Any], *tensors: Optional[Tensor]) -> Any:
     """Two parameters, computed in double precision, in the dtype of the first tensor."""
     like = tensors[0]
     made = function(*(None if t is None else t.detach().double() for t in tensors))
-    return tuple(nn.Parameter(t.detach().to(like), requires_grad=False) for t in made)  # type: ignore[arg-type]
+    return tuple(nn.Parameter(t.detach().to(like), requires_grad=False) for t in made)

@@ -183,7 +183,7 @@ def _keep_constants(network: nn.Module) -> None:
     """Keep position embeddings of a size; ParC keeps its kernels by itself."""
     for module in network.modules():
         if hasattr(module, '_patch_embed'):
-            module._patch_embed = _KeptSizes(module)  # type: ignore[assignment]
+            module._patch_embed = _KeptSizes(module)
 
 
 def _look(network: nn.Module, backbone: nn.Module,

@@ -49,7 +49,7 @@ def pack(network: nn.Module, flow: Flow) -> None:
     products += [module for module in network.modules() if isinstance(module, PointwiseConv1d)]
     for module in products:
         module.act = fused.get(module, nn.Identity())
-        module._kept = KeptKernels()  # type: ignore[assignment]
+        module._kept = KeptKernels()
         module.__class__ = next(packed for plain, packed in _KINDS.items() if isinstance(module, plain))
 
 
