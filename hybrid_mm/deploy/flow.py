@@ -12,7 +12,7 @@ _KINDS = {torch.conv1d: 'conv', torch.conv2d: 'conv', torch.conv3d: 'conv', torc
           torch.conv_transpose2d: 'transposed', torch.conv_transpose3d: 'transposed', F.batch_norm: 'norm', F.linear: 'linear',
           F.layer_norm: 'fresh', F.group_norm: 'fresh', torch.add: 'fresh', Tensor.add: 'fresh', Tensor.__add__: 'fresh'}
 # attributes and methods that tell of a tensor what no folding changes
-_ABOUT = ('__get__', 'size', 'dim', 'ndimension', 'numel', 'nelement', 'stride', 'is_contiguous', 'is_floating_point', 'get_device')
+_ABOUT = ('__get__', 'size', 'dim', 'numel', 'stride', 'is_contiguous', 'is_floating_point', 'get_device')
 _POSITIONS = dict(
     conv=('input', 'weight', 'bias', 'stride', 'padding', 'dilation', 'groups'),
     transposed=('input', 'weight', 'bias', 'stride', 'padding', 'output_padding', 'groups', 'dilation'),

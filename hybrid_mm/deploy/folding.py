@@ -30,23 +30,23 @@ def fold_norms(network: nn.Module, flow: Flow) -> int:
         owner = owners.get(id(call.settings.get(key))) if key else None
         if owner is not None:
             of_module[owner].append(call)
+    whole = {conv for conv, calls in of_module.items() if isinstance(conv, _ConvNd) and is_free(conv) and all(
+        call.settings.get('bias') is conv.bias for call in calls)}
     gone = set()
-    for norm in [m for m in of_module if isinstance(m, _BatchNorm)]:
+    for norm in [m for m in of_module if isinstance(m, _BatchNorm) and _is_affine(m)]:
         calls = of_module[norm]
-        if not _is_affine(norm) or any(call.settings.get('training') for call in calls):
+        if any(call.settings.get('training') for call in calls):
             continue
         conv = _only(owners.get(id(_weight(flow.producer.get(call.source)))) for call in calls)
-        if isinstance(conv, _ConvNd) and is_free(conv) and len(of_module[conv]) == len(calls) and all(
-                _reads(flow, call, norm, owners) and call.settings.get('bias') is conv.bias for call in of_module[conv]):
-            if not conv.transposed or conv.groups == 1:
-                _scale_output(conv, norm)
-                gone.add(norm)
-                continue
+        if conv in whole and len(of_module[conv]) == len(calls) and all(
+                _reads(flow, call, norm, owners) for call in of_module[conv]) and (not conv.transposed or conv.groups == 1):
+            _scale_output(conv, norm)
+            gone.add(norm)
+            continue
         readers = [reader for call in calls if (reader := flow.sole_reader(call)) is not None and reader.source == call.result]
         conv = _only(owners.get(id(_weight(reader))) for reader in readers)
-        if isinstance(conv, _ConvNd) and is_free(conv) and not conv.transposed and (
-                len(of_module[conv]) == len(readers) == len(calls)) and all(
-                    _pads_nothing(call) and call.settings.get('bias') is conv.bias for call in of_module[conv]):
+        if conv in whole and len(of_module[conv]) == len(readers) == len(calls) and not conv.transposed and all(
+                _pads_nothing(call) for call in of_module[conv]):
             _scale_input(conv, norm)
             gone.add(norm)
     for module in network.modules():
@@ -95,7 +95,7 @@ def _weight(call: Optional[Call]) -> Any:
     return call.settings.get('weight') if call is not None and call.kind in ('conv', 'transposed') else None
 
 
-def _only(modules: Any) -> Optional[nn.Module]:
+def _only(modules: Any) -> Any:
     """The one module that all of these are."""
     found = set(modules)
     return found.pop() if len(found) == 1 else None

@@ -21,9 +21,9 @@ TOLERANCE = 1e-4  # of the largest value of an output: what is more is a fault, 
 _FORMATS = dict(channels_last=torch.channels_last, contiguous=torch.contiguous_format)
 _FULL = torch.float32
 _LOOKED_AT = ((1, (224, 224)), (2, (97, 131)))  # batches and sizes that are looked at; the second where the network takes it
-_TRAINS = 'is made ready for inference by hybrid_mm.deploy.optimise and cannot be trained; train the network that it was made from'
-_LOADS = ('is made ready for inference by hybrid_mm.deploy.optimise: its BatchNorm layers are part of its convolutions, so that it '
-          'takes no state dict; load it into the network, and call optimise behind that')
+_TRAINS = 'is made ready for inference by hybrid_mm.deploy.optimise and cannot be trained; train the network it was made from'
+_LOADS = ('is made ready for inference by hybrid_mm.deploy.optimise: its BatchNorm layers are part of its convolutions, so that '
+          'it takes no state dict; load it into the network, and call optimise behind that')
 # parameters that their layers take in float32 by themselves, or turn to the dtype of the map
 _EXACT = ('ParC2d', 'AxisEmbedding', 'SelfOptimalTransport', 'SelfOptimalTransport2d')
 
@@ -106,9 +106,14 @@ def without_norms(network: nn.Module, memory_format: str = 'auto',
     if memory_format != 'auto' and hasattr(backbone, 'memory_format'):
         backbone.memory_format = memory_format
     dtypes = {t.dtype for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()}
-    if len(dtypes) == 1:  # what is folded wrongly shows beyond doubt, and rounding is the last that is done
-        network.double()
-    run, images, expected = _look(network, backbone, size)
+    try:  # in double precision what is folded wrongly shows beyond doubt, and rounding comes last
+        if len(dtypes) == 1:
+            network.double()
+        run, images, expected = _look(network, backbone, size)
+    except SetupError:
+        if len(dtypes) != 1:
+            raise
+        run, images, expected = _look(network.to(*dtypes), backbone, size)
     flow = Flow()
     flow.run(network, run, *images)
     fold_norms(network, flow)
@@ -190,8 +195,7 @@ def _look(network: nn.Module, backbone: nn.Module,
           size: Optional[Sequence[int]]) -> Tuple[Callable[[Tensor], Any], List[Tensor], List[List[Tensor]]]:
     """How to run a network on pictures, the pictures, of normal noise, and what it gives; at best all of the network runs."""
     conv = next((m for m in backbone.modules() if isinstance(m, _ConvNd)), None)
-    channels = getattr(backbone, 'in_channels', None)
-    channels = channels if isinstance(channels, int) else 3 if conv is None else conv.in_channels
+    channels = 3 if conv is None else conv.in_channels
     like = next(iter(network.parameters()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     images = [torch.randn(batch, channels, *sides, generator=generator).to(like)

@@ -13,7 +13,7 @@ from hybrid_mm.deploy import optimise
 from hybrid_mm.errors import SetupError
 
 # BatchNorm layers that stay: behind a sum (grid_norm of H-MHSA), behind ParC or a sum in front of it
-LEFT = {'TransCNN': 3, 'ParCResNet': 2, 'ParCMobileNetV2': 6, 'ParCNet': 7}
+LEFT = {'TransCNN': 3, 'ParCResNet': 2, 'ParCMobileNetV2': 6, 'ParCNet': 5}
 HALF = 0.03  # of the largest value of an output, with weights and maps in bfloat16
 
 
@@ -75,7 +75,8 @@ def test_half_precision_is_near(name):
     dict(type='mmdet.ResNet', depth=18, norm_eval=True), dict(type='mmpretrain.MobileNetV2', widen_factor=0.25),
     dict(type='mmpretrain.RegNet', arch='regnetx_400mf')])
 def test_stock_backbones(host):
-    network = randomise(MODELS.build(host)).eval()
+    network = randomise(MODELS.build(host))
+    network.eval()  # returns nothing
     for memory_format in ('auto', 'channels_last'):
         ready = optimise(network, memory_format=memory_format)
         assert norms(network) > 15 and norms(ready) == 0
@@ -164,7 +165,7 @@ def test_no_training_and_no_state_dict():
     network = MODELS.build(copy.deepcopy(BACKBONES['HATNet']))
     ready = optimise(network)
     assert ready.eval() is ready
-    cannot = r'^HATNet is made ready for inference by hybrid_mm.deploy.optimise and cannot be trained; train the network'
+    cannot = r'^HATNet is made ready for inference by hybrid_mm.deploy.optimise and cannot be trained; train the network it was'
     for train in (ready.train, ready.requires_grad_, lambda: ready(torch.zeros(1, 3, 64, 64, requires_grad=True))):
         with pytest.raises(SetupError, match=cannot):
             train()
