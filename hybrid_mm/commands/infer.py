@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 import numpy as np
 from mmengine.config import Config
 
+from hybrid_mm.deploy import optimise
 from hybrid_mm.errors import SetupError, shorten
 from hybrid_mm.inference.inputs import Video, find_inputs, read_frames, read_picture
 from hybrid_mm.inference.loops import predictions
@@ -33,6 +34,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument('--score-thr', type=float,
                         help=f'a detector draws and writes what has at least this score (default: {SCORE_THR})')
     parser.add_argument('--batch-size', type=int, default=1, help='pictures that are predicted at once (default: %(default)s)')
+    parser.add_argument('--no-optimise', action='store_true',
+                        help='run the network layer by layer as it was trained; otherwise BatchNorm layers are part of the '
+                        'convolutions, and weights lie as the machine wants them: faster, and the same but for rounding')
+    parser.add_argument('--half', action='store_true',
+                        help='run backbone and neck in bfloat16: faster, with scores that differ in the third digit')
     add_device(parser)
     add_force(parser)
     return parser
@@ -45,10 +51,14 @@ def run(args: argparse.Namespace) -> None:
     check_checkpoint(args.checkpoint, 'checkpoint')
     out = args.out or Path(cfg.work_dir) / f'infer_{args.input.resolve().stem}'
     check_out_folder(out, args.force)
+    if args.half and args.no_optimise:
+        raise SetupError('--half and --no-optimise are not allowed together; leave one of them out')
     inputs = find_inputs(args.input)
     device = find_device(args.device)
 
     predictor = PREDICTORS[cfg.default_scope](cfg, args.checkpoint, device)
+    if not args.no_optimise:
+        make_ready(predictor, args.half)
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
     head: Dict[str, Any] = dict(task=predictor.task, config=Path(args.config).name, checkpoint=Path(args.checkpoint).name,
                                 classes=predictor.classes)
@@ -58,6 +68,20 @@ def run(args: argparse.Namespace) -> None:
         run_on_video(predictor, inputs, out, head, args.batch_size)
     else:
         run_on_pictures(predictor, inputs, out, head, args.batch_size)
+
+
+def make_ready(predictor: Predictor, half: bool) -> None:
+    """Put a network that `optimise` makes in the place of the predictor's; it stays as it is where this cannot be done.
+
+    Raises:
+        SetupError: half precision is asked for and cannot be had.
+    """
+    try:
+        predictor.inferencer.model = optimise(predictor.inferencer.model, 'bfloat16' if half else None)
+    except SetupError as error:
+        if half:
+            raise SetupError(f'{error}; leave --half out') from None
+        print(f'the network runs as it was trained: {error}', flush=True)
 
 
 def check_prediction(args: argparse.Namespace, cfg: Config) -> None:

@@ -1,11 +1,21 @@
-"""Networks for other programs: ONNX. `tools/deploy/export_onnx.py` is the command."""
+"""Networks ready for inference, `optimise`; and for other programs, as ONNX: `tools/deploy/export_onnx.py` is the command.
+
+Importing the package needs torch alone.
+"""
 from importlib import import_module
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
-from .networks import Network, build_network
-from .onnx_file import TOLERANCE, write_onnx
+from .optimise import optimise
 
-__all__ = ['Network', 'TOLERANCE', 'build_network', 'write_onnx']
+_PLACES = dict(Network='networks', build_network='networks', TOLERANCE='onnx_file', write_onnx='onnx_file')
+
+__all__ = ['Network', 'TOLERANCE', 'build_network', 'optimise', 'write_onnx']  # noqa: F822  # some come with `__getattr__`
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'{__name__}.{_PLACES[name]}'), name)
 
 
 def export_onnx(argv: Optional[Sequence[str]] = None) -> None:

@@ -1,4 +1,5 @@
 """The part of a detector, segmentor or classifier that can leave Python: a function from images to tensors."""
+from contextlib import suppress
 from typing import Any, Optional, Tuple
 
 import torch.nn.functional as F
@@ -8,6 +9,8 @@ from hybrid_mm.checkpoints import load_released
 from hybrid_mm.checkpoints.fit import load_fitting
 from hybrid_mm.errors import SetupError
 from hybrid_mm.networks import build_model
+
+from .optimise import without_norms
 
 PARTS = ('backbone', 'neck', 'logits')
 NO_BOXES = "mmcv's non-maximum suppression and RoIAlign have no counterpart in ONNX"
@@ -53,7 +56,7 @@ class Network(nn.Module):
 
 
 def build_network(cfg: Any, part: Optional[str] = None, checkpoint: Optional[str] = None) -> Network:
-    """The network of a config up to a part.
+    """The network of a config up to a part, with BatchNorm as part of its convolutions where that is exact.
 
     Args:
         cfg: config of a detector, segmentor or classifier, with ``default_scope`` and ``model``.
@@ -66,6 +69,8 @@ def build_network(cfg: Any, part: Optional[str] = None, checkpoint: Optional[str
     model = build_model(cfg)
     if checkpoint is not None:
         load_fitting(model, load_released(checkpoint), checkpoint, spare_heads=True)
+    with suppress(SetupError):  # one that takes pictures of another size alone
+        model = without_norms(model)[0]
     return Network(model, part or allowed_parts(model)[-1])
 
 

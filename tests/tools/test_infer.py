@@ -73,7 +73,7 @@ def save_pngs(folder, images):
 def test_instances_are_those_of_an_evaluation(run, tiny, checkpoints, shapes, capsys):
     evaluate([tiny('detector'), str(checkpoints / 'detector.pth'), '--out', 'found.pkl'])
     capsys.readouterr()
-    found = run('detector', shapes / 'coco/val2017', '--score-thr', '0')
+    found = run('detector', shapes / 'coco/val2017', '--score-thr', '0', '--no-optimise')
 
     assert found.items() >= dict(task='detection', config='detector.py', checkpoint='detector.pth', score_thr=0.,
                                  classes=list(META['detector']['classes'])).items()
@@ -90,6 +90,23 @@ def test_instances_are_those_of_an_evaluation(run, tiny, checkpoints, shapes, ca
         assert {instance['class'] for instance in instances} <= set(META['detector']['classes'])
         assert all(instance['class'] == found['classes'][instance['label']] for instance in instances)
     assert capsys.readouterr().out.endswith('pictures 4/4 (100 %), 0:00:00 left\nout: 4 pictures and predictions.json\n')
+
+
+def test_a_network_made_ready_finds_the_same_but_for_rounding(run, shapes):
+    image = sorted((shapes / 'coco/val2017').iterdir())[0]
+    for name, key, tolerance in (('detector', 'instances', 1e-2), ('classifier', 'top', 1e-4)):
+        plain, ready = (run(name, image, *args, out=f'{name}{len(args)}')['images'][0][key] for args in (['--no-optimise'], []))
+        assert len(plain) == len(ready) and [x['label'] for x in plain] == [x['label'] for x in ready]
+        np.testing.assert_allclose([x['score'] for x in ready], [x['score'] for x in plain], rtol=0, atol=1e-4)
+        if name == 'detector':
+            np.testing.assert_allclose([x['bbox'] for x in ready], [x['bbox'] for x in plain], rtol=0, atol=tolerance)
+    half = run('classifier', image, '--half', out='half')['images'][0]['top']
+    np.testing.assert_allclose(max(x['score'] for x in half), max(x['score'] for x in plain), atol=0.05)
+
+
+def test_half_without_what_makes_it(run, shapes):
+    with pytest.raises(SystemExit, match='^Error: --half and --no-optimise are not allowed together; leave one of them out$'):
+        run('classifier', next((shapes / 'coco/val2017').iterdir()), '--half', '--no-optimise')
 
 
 def test_the_threshold_holds_for_picture_and_json(run, shapes, folder):
