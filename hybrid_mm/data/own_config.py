@@ -35,8 +35,8 @@ class Schedule(NamedTuple):
 
 
 def choose_batch(base: Config, machine: Machine) -> int:
-    """Pictures in a step: those of the base, fewer where memory is short."""
-    batch = base.train_dataloader.batch_size
+    """Pictures in a step: those of the base, at least four; fewer where memory is short."""
+    batch = max(4, base.train_dataloader.batch_size)
     return min(batch, 2) if machine.memory is not None and machine.memory < _LITTLE_MEMORY and not machine.gpu else batch
 
 
