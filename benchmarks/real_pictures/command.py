@@ -17,11 +17,12 @@ flush_denormals()
 mend_torchvision()
 
 import hybrid_mm.registry  # noqa: E402, F401  before configs are read
+from benchmarks.shared.results import ROOT  # noqa: E402
+from hybrid_mm.commands.shared import check_least  # noqa: E402
 
 from . import noise, records  # noqa: E402
 from .catalogue import EXPERIMENTS, MAIN, NETWORKS, TASKS  # noqa: E402
 from .page import write_page  # noqa: E402
-from .records import ROOT  # noqa: E402
 from .runs import Run, prepare, runs_of_experiments, runs_of_pairs, with_sources  # noqa: E402
 from .training import Settings, Stopped, run_all, state_of  # noqa: E402
 
@@ -69,9 +70,7 @@ def run(args: argparse.Namespace) -> int:
         for path in write_page(ROOT, records.read(args.results)):
             print(f'{path} written')
         return 0
-    for name in ('threads', 'jobs') + (('steps', ) if args.steps is not None else ()):
-        if getattr(args, name) < 1:
-            raise SetupError(f'--{name} {getattr(args, name)} is not allowed; choose 1 or more')
+    check_least(args, threads=1, jobs=1, steps=1)
     settings = Settings(
         args.data, args.out.resolve(), args.results.resolve(), args.threads, args.jobs, args.cfg_options, args.keep)
     runs = _chosen(args)

@@ -3,7 +3,7 @@ import math
 import statistics
 from typing import Dict, Iterable, List, Optional
 
-from .records import Record
+from benchmarks.shared.results import Record
 
 NONE = 'no difference'
 

@@ -4,15 +4,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from hybrid_mm.commands.tables import put
+from benchmarks.shared.pages import NO_RUNS, fill, table
+from benchmarks.shared.results import Record
 
 from . import noise
 from .catalogue import ALL_TASKS, NETWORKS, PAIRS, TASKS, Task
 from .plots import plot_task
-from .records import Record
 
 PAGE = 'docs/real_pictures.md'
-_NO_RUNS = 'No run is there yet.'
 _HOW = {'none': 'random weights', 'shapes': 'drawn shapes', 'imagenet': 'ImageNet'}
 
 
@@ -82,11 +81,9 @@ def render(text: str, records: Sequence[Record]) -> str:
     """The page with the tables that the records give."""
     groups = groups_of(records)
     parts = dict(
-        noise=noise_table(groups), results='\n\n'.join(part for group in groups for part in _result_parts(group)) or _NO_RUNS,
+        noise=noise_table(groups), results='\n\n'.join(part for group in groups for part in _result_parts(group)) or NO_RUNS,
         pairs=pairs_table(groups), experiments=experiments_table(groups, records), machines=machines_table(records))
-    for mark, part in parts.items():
-        text = put(text, f'real:{mark}', part, PAGE)
-    return text
+    return fill(text, PAGE, 'real', parts)
 
 
 def noise_table(groups: Sequence[Group]) -> str:
@@ -232,10 +229,3 @@ def _spread(same: Sequence[Record], metric: str, digits: int) -> str:
 def _mean(same: Sequence[Record], metric: str) -> Any:
     values = [record['metrics'][metric] for record in same if metric in record.get('metrics', ())]
     return statistics.mean(values) if values else None
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """In Markdown; without rows a sentence."""
-    if not rows:
-        return _NO_RUNS
-    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in [head, ['---'] * len(head), *rows])

@@ -1,28 +1,11 @@
 """Metric over multiply-adds and over seconds of training."""
 import statistics
 from pathlib import Path
-from typing import Any, List, NamedTuple, Sequence, Tuple
+from typing import Any, Sequence
 
-from PIL import Image
-
-from hybrid_mm.output import save_figure
+from benchmarks.shared.drawing import LOOKS, Point, name_points, save
 
 from .catalogue import NETWORKS
-
-LOOKS = {  # told apart by colour and by shape
-    'ours': dict(color='#1b6ca8', marker='o', label='ours'),
-    'stock': dict(color='#c8501e', marker='s', label='stock'),
-    'mark': dict(color='#4d4d4d', marker='*', label='with weights of ImageNet'),
-}
-_LINE = 7.5  # points between two names
-
-
-class Point(NamedTuple):
-    x: float
-    y: float
-    spread: float
-    group: str
-    name: str
 
 
 def plot_task(path: Path, group: Any) -> None:
@@ -51,10 +34,7 @@ def plot_task(path: Path, group: Any) -> None:
     figure.draw_without_rendering()  # which says where the points are in the picture
     for ax, points in drawn:
         name_points(ax, points)
-    save_figure(figure, path)
-    with Image.open(path) as picture:  # a third of the bytes
-        few = picture.convert('RGB').quantize(64)
-    few.save(path, optimize=True)
+    save(figure, path)
 
 
 def _point(same: Sequence[dict], x: float, metric: str) -> Point:
@@ -72,20 +52,3 @@ def _scale(ax: Any, points: Sequence[Point]) -> None:
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def name_points(ax: Any, points: Sequence[Point]) -> None:
-    """Write the names at the right of the points, moved up where one would lie on another."""
-    to_points = 72 / ax.figure.dpi
-    placed: List[Tuple[float, float, float]] = []  # left, right and height of each name, in points
-    for point in sorted(points, key=lambda point: point.y):
-        x, at = ax.transData.transform((point.x, point.y)) * to_points
-        left, right, y = x + 6, x + 6 + 3.9 * len(point.name), at
-        while True:
-            under = [height for start, end, height in placed if start < right and left < end and abs(height - y) < _LINE - 0.01]
-            if not under:
-                break
-            y = max(under) + _LINE
-        placed.append((left, right, y))
-        ax.annotate(point.name, (point.x, point.y), (6, y - at), textcoords='offset points', fontsize=7, va='center',
-                    color=LOOKS[point.group]['color'])

@@ -9,12 +9,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
+from benchmarks.shared.results import ROOT, Record
 from hybrid_mm.analysis.complexity import Complexity, complexity
 from hybrid_mm.errors import SetupError
 from hybrid_mm.output import whole_file
 
 from .catalogue import ALL_TASKS, EXPERIMENTS, NETWORKS, PAIRS, Pair
-from .records import ROOT, Record
 
 _MOST = 0.1  # difference of the multiply-adds of a pair
 

@@ -15,13 +15,13 @@ from typing import Any, Dict, NamedTuple, Sequence, Set
 
 import torch
 
+from benchmarks.shared.results import ROOT, Record, machine
 from hybrid_mm.errors import SetupError
 from hybrid_mm.networks import build_model
 from hybrid_mm.output import whole_file
 
 from . import meter, records
 from .catalogue import ALL_TASKS, NETWORKS, SHAPES, Task
-from .records import ROOT, Record
 from .runs import Prepared, Run, cost_of, prepare
 
 TOOLS = ROOT / 'tools'
@@ -166,7 +166,7 @@ def _execute(run: Run, settings: Settings, workers: Workers, needed: bool) -> st
         config, work = folder / 'config.py', folder / 'train'
         _begin(run, settings, prepared, folder)
         # where the code stands, which may go on while this trains
-        facts = records.machine()
+        facts = machine('benchmarks/real_pictures')
         common = ['--data-root', data_root, '--cfg-options', f'randomness.seed={run.seed}', *settings.options]
         checkpoint = work / f'iter_{prepared.steps}.pth'
         if not (work / meter.FILE).is_file() or not checkpoint.is_file():

@@ -20,6 +20,7 @@ mend_torchvision()
 import torch  # noqa: E402
 
 import hybrid_mm.registry  # noqa: E402, F401  before configs are read
+from benchmarks.shared.results import ROOT  # noqa: E402
 from hybrid_mm.commands.shared import check_least, find_device  # noqa: E402
 
 from . import figures, records  # noqa: E402
@@ -27,7 +28,6 @@ from .catalogue import BASE, DTYPES, GROWTH_SIZES, MODES, NETWORKS, Entry  # noq
 from .forms import build, forms_of, has_mmdet  # noqa: E402
 from .measuring import Cell  # noqa: E402
 from .page import cell_table, title, write_page  # noqa: E402
-from .records import ROOT  # noqa: E402
 from .running import Settings, measure, plan  # noqa: E402
 
 _SIZES = '224:8', '512x512', '768x1280', '800x1333'
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         for path in write_page(ROOT, records.read(args.out)):
             print(f'{path} written')
         return 0
-    check_least(args, rounds=1, **({} if args.threads is None else dict(threads=1)))
+    check_least(args, rounds=1, threads=1)
     threads = args.threads or torch.get_num_threads()
     torch.set_num_threads(1)  # here nothing is computed, and processes that are forked start threads of their own
     cells = cells_of(args, threads)

@@ -2,9 +2,11 @@
 import statistics
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
+from benchmarks.shared.results import Record
+
 from .catalogue import BASE, GOAL_SIZE, MODES, NETWORKS, Goal
 from .measuring import MATMUL, TRIAD
-from .records import FIELDS, Record
+from .records import FIELDS
 
 Values = Optional[List[float]]
 

@@ -4,14 +4,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from benchmarks.real_pictures.page import table
-from hybrid_mm.commands.tables import put
+from benchmarks.shared.pages import fill, table
+from benchmarks.shared.results import Record
 
 from . import figures
 from .catalogue import FORMS, GOALS, GROWTH_LIMIT, GROWTH_SIZES, MODES, NETWORKS
 from .measuring import MATMUL, TRIAD
 from .plots import plot_times
-from .records import FIELDS, Record
+from .records import FIELDS
 
 PAGE = 'docs/speed.md'
 _HEAD = ['network', 'GMACs', 'time, s', "time over Swin-T's", "MACs a second over Swin-T's", 'GMACs a second', 'TFLOP/s',
@@ -33,9 +33,7 @@ def render(text: str, records: Sequence[Record]) -> str:
     """The page with the tables that the records give."""
     parts = dict(goals=goals_table(records), results=results(records), growth=growth_table(records),
                  machines=machines_table(records))
-    for mark, part in parts.items():
-        text = put(text, f'speed:{mark}', part, PAGE)
-    return text
+    return fill(text, PAGE, 'speed', parts)
 
 
 def goals_table(records: Sequence[Record]) -> str:

@@ -3,13 +3,10 @@ import statistics
 from pathlib import Path
 from typing import Dict, Sequence, Tuple
 
-from PIL import Image
-
-from benchmarks.real_pictures.plots import LOOKS, Point, name_points
-from hybrid_mm.output import save_figure
+from benchmarks.shared.drawing import LOOKS, Point, name_points, save
+from benchmarks.shared.results import Record
 
 from .catalogue import NETWORKS
-from .records import Record
 
 
 def plot_times(path: Path, panels: Sequence[Tuple[str, Dict[str, Record]]]) -> None:
@@ -43,11 +40,7 @@ def plot_times(path: Path, panels: Sequence[Tuple[str, Dict[str, Record]]]) -> N
     figure.draw_without_rendering()  # which says where the points are in the picture
     for ax, points in drawn:
         name_points(ax, points)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_figure(figure, path)
-    with Image.open(path) as picture:  # a third of the bytes
-        few = picture.convert('RGB').quantize(64)
-    few.save(path, optimize=True)
+    save(figure, path)
 
 
 def _lines(ax, entries: Sequence[dict]) -> None:

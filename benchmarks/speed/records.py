@@ -1,15 +1,13 @@
-"""The results: one record a run, in a JSON file that is whole at any time."""
+"""The results: one record a run."""
 import hashlib
-import json
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, List, Tuple
 
 import torch
 
-from benchmarks.real_pictures.records import ROOT, alone, machine
-from hybrid_mm.errors import SetupError
-from hybrid_mm.output import whole_file
+from benchmarks.shared import results
+from benchmarks.shared.results import ROOT, Record, machine
 
 from .catalogue import BASE
 from .measuring import Cell
@@ -18,12 +16,10 @@ FIELDS = ('machine', 'device', 'threads', 'size', 'batch', 'mode', 'dtype', 'tor
 _KEY = (*FIELDS, 'code', 'date')
 _CODE = 'hybrid_mm/layers', 'hybrid_mm/backbones', 'hybrid_mm/deploy', 'configs/_base_/backbones'  # what the figures are of
 
-Record = Dict[str, Any]
-
 
 def new(cell: Cell, rounds: int) -> Record:
     """A record without results."""
-    found = machine()
+    found = machine('benchmarks/speed')
     if cell.device != 'cpu':
         found['machine'] = torch.cuda.get_device_name(cell.device)
     return dict(found, size=cell.size, batch=cell.sizes[0][0], mode=cell.mode, dtype=cell.dtype,
@@ -50,29 +46,15 @@ def is_whole(record: Record, key: str, memory: bool = True) -> bool:
 
 
 def read(path: Path) -> List[Record]:
-    """The records of a file; none where there is no file.
-
-    Raises:
-        SetupError: it holds something else.
-    """
-    if not path.exists():
-        return []
-    try:
-        return sorted(json.loads(path.read_text()), key=_known_by)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SetupError(f'{path} holds no results of this benchmark ({type(error).__name__}); give another file') from None
+    """See `results.read`."""
+    return results.read(path, _known_by)
 
 
 def write(path: Path, record: Record) -> None:
     """Put a record into the file, in the place of itself and of older ones whose networks it has all measured."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     measured = {key for key in record['networks'] if is_whole(record, key, memory=False)}
-    with alone(path):
-        kept = [other for other in read(path) if _known_by(other) != _known_by(record)
-                and not (same_settings(other, record) and set(other['networks']) - {BASE} <= measured)]
-        lines = [json.dumps(each, sort_keys=True) for each in sorted([*kept, record], key=_known_by)]
-        with whole_file(path) as partial:
-            partial.write_text('[\n' + ',\n'.join(lines) + '\n]\n')
+    results.add(path, _known_by, record,
+                lambda other: same_settings(other, record) and set(other['networks']) - {BASE} <= measured)
 
 
 def _known_by(record: Record) -> Tuple[Any, ...]:

@@ -5,11 +5,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+from benchmarks.shared.results import Record
+
 from . import records
 from .catalogue import BASE, Entry
 from .forms import facts
 from .measuring import MATMUL, TRIAD, Cell, Job, Work, measure_memory, time_in_turn
-from .records import Record, is_whole
+from .records import is_whole
 
 
 class Settings(NamedTuple):

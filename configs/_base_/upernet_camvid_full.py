@@ -1,13 +1,9 @@
-# The recipe of upernet_camvid.py for one GPU: more steps, more crops a step and larger ones, and an average of the weights
+# The recipe of upernet_camvid.py for one GPU: more steps, more crops a step, more scales, and an average of the weights
 _base_ = ['upernet_camvid.py']
 max_iters = 20000  # 870 epochs
-crop_size = (352, 480)
-sizes = dict(
-    RandomResize=dict(ratio_range=(0.5, 2.0)),
-    RandomCrop=dict(crop_size=crop_size))
+sizes = dict(RandomResize=dict(ratio_range=(0.5, 2.0)))
 train_pipeline = [dict(step, **sizes.get(step.type, {})) for step in _base_.train_pipeline]
 
-model = dict(data_preprocessor=dict(size=crop_size))
 train_dataloader = dict(batch_size=16, num_workers=8, persistent_workers=True, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(num_workers=2, persistent_workers=True)
 test_dataloader = dict(num_workers=2, persistent_workers=True)

@@ -14,6 +14,7 @@ from hybrid_mm import processes
 from hybrid_mm.engine.hooks.preemption import INTERRUPTED
 
 from .preflight import check_run
+from .settings import AMP_OPTIONS
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def adapt_to_cpu(cfg: Config) -> List[str]:
     notices = []
     if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
         cfg.optim_wrapper.type = 'OptimWrapper'
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        for key in AMP_OPTIONS:
             cfg.optim_wrapper.pop(key, None)
         notices.append('Without a GPU this trains in float32, not in mixed precision; --amp trains in bfloat16.')
     if cfg.launcher != 'none':

@@ -12,6 +12,7 @@ from hybrid_mm.data.datasets import leaf_datasets
 from hybrid_mm.data.preflight import hooks_of
 from hybrid_mm.errors import SetupError
 
+AMP_OPTIONS = 'loss_scale', 'dtype', 'use_fsdp'  # of mmengine's AmpOptimWrapper alone
 _BFLOAT16 = 'hybrid_mm.AutocastOptimWrapper'
 _COMPILE = 'hybrid_mm.CompileHook'
 _TTA_MODELS = {
@@ -57,7 +58,7 @@ def _mix_precision(optim_wrapper: ConfigDict) -> None:
         return
     if get_device() == 'cpu':
         optim_wrapper.type = _BFLOAT16
-        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        for key in AMP_OPTIONS:
             optim_wrapper.pop(key, None)
     else:
         optim_wrapper.type = 'AmpOptimWrapper'

@@ -134,9 +134,9 @@ def find_device(name: Optional[str]) -> str:
 
 
 def check_least(args: argparse.Namespace, **least: int) -> None:
-    """Raise a SetupError where an option of a whole number is below its least value, such as ``batch_size=1``."""
+    """Raise a SetupError where an option of a whole number is given and below its least value, such as ``batch_size=1``."""
     for name, value in least.items():
-        if getattr(args, name) < value:
+        if getattr(args, name) is not None and getattr(args, name) < value:
             raise SetupError(f'--{name.replace("_", "-")} {getattr(args, name)} is not allowed; choose {value} or more')
 
 

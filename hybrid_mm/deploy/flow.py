@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
+
+from hybrid_mm.layers.tracing import tensors_in
 
 _KINDS = {torch.conv1d: 'conv', torch.conv2d: 'conv', torch.conv3d: 'conv', torch.conv_transpose1d: 'transposed',
           torch.conv_transpose2d: 'transposed', torch.conv_transpose3d: 'transposed', F.batch_norm: 'norm', F.linear: 'linear',
@@ -59,7 +60,7 @@ class Flow(TorchFunctionMode):
         try:
             for image in images:
                 with torch.no_grad(), self:
-                    outputs.append([t for t in tree_flatten(function(image))[0] if isinstance(t, Tensor)])
+                    outputs.append(tensors_in(function(image)))
                 for tensor in outputs[-1]:
                     self.readers[id(tensor)].append(None)
         finally:
@@ -78,7 +79,7 @@ class Flow(TorchFunctionMode):
         is_tensor = isinstance(result, Tensor)
         if getattr(func, '__name__', '') in _ABOUT and not is_tensor:
             return result
-        sources = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+        sources = tensors_in((args, kwargs))
         kind = _KINDS.get(func, 'other')
         first = sources[0] if sources else None
         is_last = (first is not None and first.ndim == 4 and first.shape[1] > 1

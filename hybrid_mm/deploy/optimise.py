@@ -6,11 +6,11 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from hybrid_mm.errors import SetupError, first_line
 from hybrid_mm.layers.parc.kept import KeptKernels
-from hybrid_mm.layers.tracing import is_symbolic, needs_plain
+from hybrid_mm.layers.tracing import is_symbolic, needs_plain, tensors_in
 
 from .flow import Flow
 from .folding import fold_norms
@@ -137,7 +137,7 @@ class Ready(nn.Module):
         """
         if 'loss' in (kwargs.get('mode'), *(arg for arg in args if isinstance(arg, str))):
             raise SetupError(f'{type(self).__name__} {_TRAINS}')
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tree_flatten(args)[0] if isinstance(t, Tensor)):
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_in(args)):
             raise SetupError(f'{type(self).__name__} {_TRAINS}; give it tensors that want no gradient')
         with torch.no_grad():
             out = super().forward(*tree_map(self._take, args), **kwargs)
@@ -210,7 +210,7 @@ def _look(network: nn.Module, backbone: nn.Module,
         for image in images:
             try:
                 with torch.no_grad():
-                    outputs = _tensors(run(image))
+                    outputs = tensors_in(run(image))
             except Exception as error:  # networks and libraries raise whatever they raise
                 fault = fault or error
                 break
@@ -226,16 +226,12 @@ def _compare(network: nn.Module, run: Callable[[Tensor], Any], images: List[Tens
     """Raise a SetupError where a network gives something else than before."""
     for image, wanted in zip(images, expected):
         with torch.no_grad():
-            outputs = _tensors(run(image))
+            outputs = tensors_in(run(image))
         for output, was in zip(outputs, wanted):
             deviation = ((output - was).abs().max() / was.abs().max().clamp(min=1e-30)).item() if was.numel() else 0.
             if not deviation <= TOLERANCE:
                 raise SetupError(f'{type(network).__name__} cannot be made ready for inference: its outputs would change by '
                                  f'{deviation:.1e} of the largest value, and at most {TOLERANCE:.0e} is allowed')
-
-
-def _tensors(outputs: Any) -> List[Tensor]:
-    return [t for t in tree_flatten(outputs)[0] if isinstance(t, Tensor)]
 
 
 def _to_half(part: Any, dtype: torch.dtype) -> None:

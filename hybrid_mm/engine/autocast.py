@@ -6,6 +6,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from hybrid_mm.errors import SetupError
 from hybrid_mm.registry import OPTIM_WRAPPERS
@@ -70,10 +71,5 @@ def _exact_outputs(module: nn.Module, inputs: Tuple[Any, ...], outputs: Any) -> 
 
 def _to_float(value: Any) -> Any:
     """Half precision in nested lists, tuples and dicts to float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-    if isinstance(value, dict):
-        return {key: _to_float(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)) and not hasattr(value, '_fields'):
-        return type(value)(_to_float(part) for part in value)
-    return value
+    half = torch.bfloat16, torch.float16
+    return tree_map(lambda leaf: leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in half else leaf, value)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hybrid_mm.backbones.base import BaseBackbone
 from hybrid_mm.layers import tracing
+from hybrid_mm.layers.tracing import tensors_in
 
 from .hooks.random_state import get_state, set_state
 
@@ -200,7 +201,7 @@ class CompiledBackbone:
 
     def _try_backward(self, outputs: Any) -> None:
         """Let torch compile the backward pass, which it does when it first runs one."""
-        tensors = [output for output in _tensors(outputs) if output.requires_grad]
+        tensors = [output for output in tensors_in(outputs) if output.requires_grad]
         inputs = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
         if tensors and inputs:
             torch.autograd.grad(tensors, inputs, [torch.zeros_like(tensor) for tensor in tensors], allow_unused=True)
@@ -222,7 +223,7 @@ class CompiledBackbone:
                 begun, start = True, _now(device)
                 torch.autograd.Variable._execution_engine.queue_callback(lambda: note(seconds + _now(device) - start))
 
-        tensors = [output for output in _tensors(outputs) if output.requires_grad]
+        tensors = [output for output in tensors_in(outputs) if output.requires_grad]
         for tensor in tensors:
             tensor.register_hook(begin)
         if not tensors:
@@ -280,11 +281,3 @@ def _now(device: torch.device) -> float:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _tensors(value: Any) -> List[Tensor]:
-    """Those in nested lists, tuples and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]

@@ -1,11 +1,12 @@
 """What watches, records or casts what a network does at the moment: hooks, a compiler, a tracer, an export, autocast."""
 from contextlib import contextmanager
-from typing import Iterator, Optional
+from typing import Any, Iterator, List, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
+from torch.utils._pytree import tree_flatten
 
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 _forced = False
@@ -52,3 +53,8 @@ def is_watched(module: nn.Module) -> bool:
     return ('forward' in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS)
             or bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
                     or torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks))
+
+
+def tensors_in(value: Any) -> List[Tensor]:
+    """The tensors in nested lists, tuples and dicts."""
+    return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
