@@ -11,7 +11,6 @@ from .hooks import (
                     HangGuardHook,
                     LoggerHook,
                     NumericsGuardHook,
-                    PreciseBNHook,
                     PreemptionHook,
                     ProgressBarHook,
                     RandomStateHook,
@@ -24,6 +23,6 @@ from .layer_decay import LayerDecayOptimizerConstructor
 
 __all__ = [
     'AutocastOptimWrapper', 'CheckSetupHook', 'CheckpointHook', 'CompileHook', 'DataGuardHook', 'HangGuardHook',
-    'LayerDecayOptimizerConstructor', 'LoggerHook', 'NumericsGuardHook', 'PreciseBNHook', 'PreemptionHook', 'ProgressBarHook',
+    'LayerDecayOptimizerConstructor', 'LoggerHook', 'NumericsGuardHook', 'PreemptionHook', 'ProgressBarHook',
     'RandomStateHook', 'ResumeScheduleHook', 'SetupError', 'ShowSomeHook', 'VariableSizeHook', 'WeightAverageHook', 'require'
 ]

@@ -6,7 +6,6 @@ from .data_guard import DataGuardHook
 from .hang_guard import HangGuardHook
 from .logger import LoggerHook
 from .numerics_guard import NumericsGuardHook
-from .precise_bn import PreciseBNHook
 from .preemption import PreemptionHook
 from .progress_bar import ProgressBarHook
 from .random_state import RandomStateHook
@@ -17,6 +16,6 @@ from .weight_average import WeightAverageHook
 
 __all__ = [
     'CheckSetupHook', 'CheckpointHook', 'CompileHook', 'DataGuardHook', 'HangGuardHook', 'LoggerHook', 'NumericsGuardHook',
-    'PreciseBNHook', 'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'ShowSomeHook',
-    'VariableSizeHook', 'WeightAverageHook'
+    'PreemptionHook', 'ProgressBarHook', 'RandomStateHook', 'ResumeScheduleHook', 'ShowSomeHook', 'VariableSizeHook',
+    'WeightAverageHook'
 ]
